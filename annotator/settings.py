@@ -1,0 +1,279 @@
+"""Every setting of Winnow. This file only sets: it creates nothing and connects to nothing.
+
+A variable of the environment is read by `environs`, which refuses a malformed value and names the variable.
+"""
+
+import hashlib
+import secrets
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+from csp.constants import NONE, SELF
+from environs import Env, EnvError, validate
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = Env()
+
+# --- where things are kept ----------------------------------------------------------------------------------
+# data/: postgres/ media/ broker/ artifacts/ logs/ lock secret_key
+WINNOW_DATA: Path = env.path("WINNOW_DATA", BASE_DIR / "data").expanduser().absolute()
+MEDIA_ROOT: Path = env.path("MEDIA_ROOT", WINNOW_DATA / "media").expanduser().absolute()
+ARTIFACT_ROOT: Path = WINNOW_DATA / "artifacts"
+
+# --- how it is reached --------------------------------------------------------------------------------------
+DEBUG: bool = env.bool("DEBUG", False)
+HOST: str = env.str("HOST", "127.0.0.1")
+PORT: int = env.int("PORT", 8080, validate=validate.Range(1, 65535))
+ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
+
+# The first owner; without a name and a password `up` makes a local one and prints a one-time login link.
+ADMIN_USERNAME: str = env.str("ADMIN_USERNAME", "")
+ADMIN_PASSWORD: str = env.str("ADMIN_PASSWORD", "")
+ADMIN_EMAIL: str = env.str("ADMIN_EMAIL", "")
+
+
+def _secret_key() -> str:
+    """SECRET_KEY as given, else the one `up` keeps in the data folder, else one for this process alone."""
+    if given := env.str("SECRET_KEY", ""):
+        return given
+    try:
+        return (WINNOW_DATA / "secret_key").read_text().strip() or secrets.token_urlsafe(50)
+    except OSError:
+        return secrets.token_urlsafe(50)
+
+
+SECRET_KEY = _secret_key()
+
+# --- the application ----------------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "django_htmx",
+    "template_partials.apps.SimpleAppConfig",  # the simple one: the loaders and builtins are named below
+    "rest_framework",
+    "rest_framework.authtoken",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "csp",
+    "annotator",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+]
+ROOT_URLCONF = "annotator.urls"
+WSGI_APPLICATION = "annotator.wsgi.application"
+_LOADERS: list[Any] = [
+    "django.template.loaders.filesystem.Loader",
+    "django.template.loaders.app_directories.Loader",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+            "builtins": ["template_partials.templatetags.partials", "django.templatetags.static"],
+            "loaders": [
+                (
+                    "template_partials.loader.Loader",
+                    _LOADERS if DEBUG else [("django.template.loaders.cached.Loader", _LOADERS)],
+                )
+            ],
+        },
+    }
+]
+
+# --- database and files -------------------------------------------------------------------------------------
+# A unix socket's path may have 103 bytes on macOS (107 on Linux); PostgreSQL adds this name to its folder.
+_SOCKET_NAME = ".s.PGSQL.5432"
+POSTGRES_DATA: Path = WINNOW_DATA / "postgres"
+
+
+def _socket_folder(postgres_data: Path) -> Path:
+    """PostgreSQL's own folder where the socket's path fits, else a short one under /tmp named by its hash.
+
+    /tmp and not TMPDIR: every process must find the same folder, whatever its environment.
+    """
+    if len(bytes(postgres_data / _SOCKET_NAME)) <= 103:
+        return postgres_data
+    return Path("/tmp") / f"winnow-{hashlib.sha256(bytes(postgres_data)).hexdigest()[:16]}"
+
+
+POSTGRES_SOCKET_FOLDER = _socket_folder(POSTGRES_DATA)
+DATABASE_URL: str = env.str("DATABASE_URL", "")
+
+
+def _database() -> dict[str, Any]:
+    """The team's PostgreSQL from DATABASE_URL, else the embedded one through its unix socket."""
+    database: dict[str, Any] = {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": "winnow",
+        "USER": "postgres",
+        "HOST": str(POSTGRES_SOCKET_FOLDER),
+        "PORT": "5432",
+    }
+    if DATABASE_URL:
+        try:
+            database = dict(dj_database_url.parse(DATABASE_URL))
+        except ValueError as error:
+            raise EnvError(f'Environment variable "DATABASE_URL" invalid: {error}') from error
+        if database["ENGINE"] != "django.db.backends.postgresql":
+            raise EnvError(
+                'Environment variable "DATABASE_URL" invalid: only PostgreSQL is supported,'
+                " as in postgresql://user:password@host:5432/name"
+            )
+    return database | {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
+
+
+DATABASES = {"default": _database()}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+STORAGES: dict[str, dict[str, Any]] = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+if _bucket := env.str("AWS_STORAGE_BUCKET_NAME", ""):
+    STORAGES["default"] = {
+        "BACKEND": "storages.backends.s3.S3Storage",
+        "OPTIONS": {
+            "bucket_name": _bucket,
+            "endpoint_url": env.str("AWS_S3_ENDPOINT_URL", None),
+            "region_name": env.str("AWS_S3_REGION_NAME", None),
+            "access_key": env.str("AWS_ACCESS_KEY_ID", None),
+            "secret_key": env.str("AWS_SECRET_ACCESS_KEY", None),
+            "location": env.str("AWS_LOCATION", ""),
+            "default_acl": None,
+            "querystring_auth": True,
+            "file_overwrite": False,
+        },
+    }
+
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [folder for folder in [BASE_DIR / "static"] if folder.is_dir()]
+WHITENOISE_USE_FINDERS = True  # serves from the source folders: no collectstatic step
+WHITENOISE_AUTOREFRESH = DEBUG
+
+# Uploads go to disk as they arrive; one request may bring a whole folder of images.
+FILE_UPLOAD_MAX_MEMORY_SIZE = 256 * 1024
+FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
+DATA_UPLOAD_MAX_NUMBER_FILES = 20_000
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 21_000
+MAX_IMAGE_BYTES = 50 * 1024 * 1024
+MAX_IMAGE_PIXELS = 100_000_000
+
+# --- people and safety --------------------------------------------------------------------------------------
+LOGIN_URL = "/login/"
+LOGIN_REDIRECT_URL = "/"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+# Cookies travel over https only, unless Winnow is served on this machine alone and no https origin is named.
+_IS_LOCAL = HOST in {"127.0.0.1", "localhost", "::1"}
+_HAS_HTTPS = any(origin.startswith("https://") for origin in CSRF_TRUSTED_ORIGINS)
+SECURE_COOKIES: bool = env.bool("SECURE_COOKIES", _HAS_HTTPS or not _IS_LOCAL)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_COOKIES
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+# A browser shares cookies between the ports of one machine; own names keep two applications apart.
+SESSION_COOKIE_NAME = "winnow_session"
+CSRF_COOKIE_NAME = "winnow_csrf"
+X_FRAME_OPTIONS = "DENY"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "script-src": [SELF],
+        "style-src": [SELF],
+        "img-src": [SELF, "data:", "blob:"],
+        "object-src": [NONE],
+        "base-uri": [NONE],
+        "form-action": [SELF],
+        "frame-ancestors": [NONE],
+    }
+}
+
+# --- API ----------------------------------------------------------------------------------------------------
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "rest_framework.authentication.TokenAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Winnow",
+    "DESCRIPTION": "Label a pool of images with the least effort, and know how good the labels are.",
+    "VERSION": "0.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+}
+
+# --- jobs ---------------------------------------------------------------------------------------------------
+JOBS_INLINE = False  # True runs a job where it is enqueued: tests and `simulate`
+JOB_HEARTBEAT_S = 3
+JOB_STALE_S = 20
+LEASE_S = 300
+
+CELERY_BROKER_URL: str = env.str("CELERY_BROKER_URL", "filesystem://")
+if CELERY_BROKER_URL.startswith("filesystem:"):
+    # The same folder in and out: whoever reads it is the other side.
+    CELERY_BROKER_TRANSPORT_OPTIONS = {
+        "data_folder_in": str(WINNOW_DATA / "broker" / "messages"),
+        "data_folder_out": str(WINNOW_DATA / "broker" / "messages"),
+        "control_folder": str(WINNOW_DATA / "broker" / "control"),
+        "polling_interval": 0.1,  # seconds
+    }
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_IGNORE_RESULT = True  # the Job row is the result
+CELERY_TASK_ACKS_LATE = False  # the Job row is the truth; tend_jobs sends a lost message again
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_TIMEZONE = "UTC"
+CELERY_BEAT_SCHEDULE = {
+    "tend-jobs": {"task": "ml_worker.tasks.tend_jobs", "schedule": 5.0, "options": {"expires": 10}},
+}
+CELERY_BEAT_SCHEDULE_FILENAME = str(WINNOW_DATA / "broker" / "beat-schedule")
+
+# --- time, language, log ------------------------------------------------------------------------------------
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-us"
+USE_I18N = False
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+    "loggers": {
+        "annotator": {"level": "INFO"},
+        "ml_worker": {"level": "INFO"},
+        "django": {"level": "WARNING", "handlers": ["stderr"], "propagate": False},
+    },
+}
