@@ -1,0 +1,65 @@
+"""The only door to a project's rows: who asks, and what the role allows.
+
+Outsiders get NotFound (a project they may not see does not exist for them), members of too low a role NotAllowed.
+"""
+
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.db.models import QuerySet
+
+from annotator.errors import NotAllowed, NotFound
+from annotator.models import Item, Job, Membership, Project, Role
+
+User = AbstractBaseUser | AnonymousUser
+
+# Each step of the loop asks for one of these.
+VIEW, LABEL, REVIEW, OWN = Role.VIEWER, Role.ANNOTATOR, Role.REVIEWER, Role.OWNER
+_RANK = {Role.VIEWER: 0, Role.ANNOTATOR: 1, Role.REVIEWER: 2, Role.OWNER: 3}
+
+
+def allows(role: str, needed: Role) -> bool:
+    """Whether a member of ``role`` may do what asks for ``needed``."""
+    return _RANK[Role(role)] >= _RANK[needed]
+
+
+def visible_projects(user: User) -> QuerySet[Project]:
+    """The projects this person is a member of, newest first."""
+    return Project.objects.filter(memberships__user_id=user.pk).order_by("-id")
+
+
+def get_membership(user: User, project_id: int, needed: Role = VIEW) -> Membership:
+    """The person's membership with its project. Raises NotFound for outsiders, NotAllowed for too low a role."""
+    membership = (
+        Membership.objects.select_related("project", "user")
+        .filter(project_id=project_id, user_id=user.pk)
+        .first()
+    )
+    if membership is None:
+        raise NotFound(f"there is no project {project_id}, or you are not a member of it")
+    if not allows(membership.role, needed):
+        raise NotAllowed(
+            f"this needs the role {needed.label.lower()}; you are {membership.get_role_display().lower()} here"
+        )
+    return membership
+
+
+def get_project(user: User, project_id: int, needed: Role = VIEW) -> Project:
+    """The project, for a member of at least this role."""
+    return get_membership(user, project_id, needed).project
+
+
+def get_item(user: User, project_id: int, item_id: int, needed: Role = VIEW) -> Item:
+    """An item of a project, for a member of at least this role."""
+    project = get_project(user, project_id, needed)
+    item = Item.objects.filter(project=project, pk=item_id).first()
+    if item is None:
+        raise NotFound(f"there is no item {item_id} in this project")
+    return item
+
+
+def get_job(user: User, project_id: int, job_id: int, needed: Role = VIEW) -> Job:
+    """A job of a project, for a member of at least this role."""
+    project = get_project(user, project_id, needed)
+    job = Job.objects.filter(project=project, pk=job_id).first()
+    if job is None:
+        raise NotFound(f"there is no job {job_id} in this project")
+    return job

@@ -1,0 +1,23 @@
+"""The tables, in the order of the loop."""
+
+from annotator.models.items import Item, Split
+from annotator.models.labels import Annotation, AuditEvent, Proposal, QueueEntry
+from annotator.models.project_settings import ProjectSettings
+from annotator.models.projects import LabelClass, Membership, Project, Role
+from annotator.models.work import Job, ModelVersion
+
+__all__ = [
+    "Annotation",
+    "AuditEvent",
+    "Item",
+    "Job",
+    "LabelClass",
+    "Membership",
+    "ModelVersion",
+    "Project",
+    "ProjectSettings",
+    "Proposal",
+    "QueueEntry",
+    "Role",
+    "Split",
+]

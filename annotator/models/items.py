@@ -1,0 +1,53 @@
+from django.conf import settings
+from django.db import models
+
+from annotator.models.projects import Project
+from annotator.models.work import Job
+
+
+class Split(models.TextChoices):
+    """What an item is for. Drawn once, at import, before any model has seen it."""
+
+    POOL = "pool", "Pool"
+    AUDIT = "audit", "Audit"
+    TEST = "test", "Test"
+
+
+class Item(models.Model):
+    """One image. The bytes live in storage under ``storage_key``; the database keeps what people act on."""
+
+    class State(models.TextChoices):
+        """Where the item stands: a projection of its current answers, written with them in one transaction."""
+
+        OPEN = "open", "Not labelled"
+        LABELLED = "labelled", "Labelled"
+        NONE_OF_THESE = "none_of_these", "None of these"
+        SKIPPED = "skipped", "Skipped"
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="items")
+    sha256 = models.CharField(max_length=64)
+    storage_key = models.CharField(max_length=300)
+    thumbnail_key = models.CharField(max_length=300)
+    width = models.PositiveIntegerField(help_text="pixels, after the EXIF orientation was applied")
+    height = models.PositiveIntegerField(help_text="pixels, after the EXIF orientation was applied")
+    size_bytes = models.PositiveBigIntegerField()
+    mime = models.CharField(max_length=40)
+    source_name = models.CharField(max_length=500, help_text="the path it had where it came from")
+    uploader = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    import_job = models.ForeignKey(Job, null=True, on_delete=models.SET_NULL, related_name="items")
+    split = models.CharField(max_length=8, choices=Split.choices, default=Split.POOL)
+    state = models.CharField(max_length=16, choices=State.choices, default=State.OPEN)
+    metadata = models.JSONField(default=dict, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("id",)
+        constraints = (
+            models.UniqueConstraint(fields=["project", "sha256"], name="an_image_is_in_a_project_once"),
+        )
+        indexes = (models.Index(fields=["project", "split", "state", "id"], name="items_by_split_and_state"),)
+
+    def __str__(self) -> str:
+        return f"{self.source_name} ({self.sha256[:8]})"

@@ -1,0 +1,132 @@
+"""What an owner can set in a project: one frozen dataclass, stored as JSON, checked on every write."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from annotator import algorithms
+from annotator.errors import InvalidSettings
+
+
+def _setting(default: Any, title: str, help: str, **limits: Any) -> Any:
+    """A field that knows how to present itself: forms, the API and ``clean`` are built from this metadata."""
+    return field(default=default, metadata={"title": title, "help": help, **limits})
+
+
+@dataclass(frozen=True)
+class ProjectSettings:
+    """Rates are 0..1. ``minimum`` and ``maximum`` are inclusive; ``catalogue`` names a kind in algorithms.py."""
+
+    encoder: str = _setting(
+        "pca_pixels",
+        "Encoder",
+        "Turns each image into the numbers everything else works on.",
+        catalogue="encoder",
+    )
+    head: str = _setting(
+        "label_spreading", "Head", "The fast model that learns while people answer.", catalogue="head"
+    )
+    acquisition: str = _setting(
+        "margin",
+        "Question order",
+        "Which image is asked next, once there is a model.",
+        catalogue="acquisition",
+    )
+    cold_start: str = _setting(
+        "typiclust",
+        "First questions",
+        "Which image is asked next, before there is a model.",
+        catalogue="acquisition",
+    )
+    answers_per_refit: int = _setting(
+        10,
+        "Answers between refits",
+        "The model learns anew after this many answers.",
+        minimum=1,
+        maximum=1000,
+    )
+    queue_length: int = _setting(
+        200, "Queue length", "How many images are ranked ahead of the people.", minimum=20, maximum=10000
+    )
+    audit_fraction: float = _setting(
+        0.05, "Audit sample", "Share of every import set apart to measure accuracy.", minimum=0.0, maximum=0.5
+    )
+    audit_minimum: int = _setting(
+        50,
+        "Smallest audit sample",
+        "Never fewer than this, up to half of the pool.",
+        minimum=0,
+        maximum=100000,
+    )
+    audit_share: float = _setting(
+        0.2,
+        "Audit questions",
+        "Share of the queue that is random checks, until they are used up.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    show_suggestions: bool = _setting(
+        False, "Show suggestions", "Show the model's best guess while labelling. Random checks never show it."
+    )
+    propose_above: float = _setting(
+        0.9,
+        "Propose above",
+        "Only predictions at least this confident are put up for review.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    proposals_at_most: int = _setting(
+        2000,
+        "Proposals at most",
+        "How many proposals wait for review at one time.",
+        minimum=0,
+        maximum=100000,
+    )
+
+    @classmethod
+    def clean(cls, raw: dict[str, Any]) -> Self:
+        """Settings from JSON or a form; absent keys take their default.
+
+        Raises InvalidSettings with one sentence for each bad field, so that a form can show them all at once.
+        """
+        known = {each.name: each for each in fields(cls)}
+        wrong = {name: "there is no such setting" for name in raw if name not in known}
+        values: dict[str, Any] = {}
+        for name, each in known.items():
+            if name not in raw:
+                continue
+            try:
+                values[name] = _clean_value(each, raw[name])
+            except InvalidSettings as error:
+                wrong[name] = error.message
+        if wrong:
+            sentence = "; ".join(f"{name}: {why}" for name, why in wrong.items())
+            raise InvalidSettings(f"settings not saved: {sentence}", fields=wrong)
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON stored with the project."""
+        return asdict(self)
+
+
+def _clean_value(each: Any, raw: Any) -> Any:
+    limits = each.metadata
+    if each.type is bool:
+        if isinstance(raw, bool):
+            return raw
+        if str(raw).lower() in ("true", "on", "1", "yes"):
+            return True
+        if str(raw).lower() in ("false", "off", "0", "no", ""):
+            return False
+        raise InvalidSettings(f"{raw!r} is neither true nor false")
+    if "catalogue" in limits:
+        names = [algorithm.name for algorithm in algorithms.catalogue(limits["catalogue"])]
+        if raw not in names:
+            raise InvalidSettings(f"{raw!r} is not one of {', '.join(names)}")
+        return raw
+    try:
+        value = each.type(raw)
+    except (TypeError, ValueError):
+        raise InvalidSettings(f"{raw!r} is not a number") from None
+    if not limits["minimum"] <= value <= limits["maximum"]:
+        raise InvalidSettings(f"{value} is not between {limits['minimum']} and {limits['maximum']}")
+    return value

@@ -1,0 +1,107 @@
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from annotator.models.projects import Project
+
+
+class Job(models.Model):
+    """Anything long. This row is the truth; a broker message only says "look".
+
+    A run owns the row while ``attempt`` is the number it started with and ``heartbeat_at`` is fresh. A run that went
+    silent is overtaken: its attempt no longer matches, and its next report raises JobLost.
+    """
+
+    class Kind(models.TextChoices):
+        IMPORT = "import", "Import"
+        EMBED = "embed", "Embed the pool"
+        REFIT = "refit", "Learn and rank"
+        EXPORT = "export", "Export"
+
+    class State(models.TextChoices):
+        QUEUED = "queued", "Waiting"
+        RUNNING = "running", "Running"
+        DONE = "done", "Done"
+        FAILED = "failed", "Failed"
+        CANCELLED = "cancelled", "Cancelled"
+
+    # Kinds of which one waiting and one running job per project is enough: a later request finds the waiting one.
+    COALESCED = (Kind.EMBED, Kind.REFIT)
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="jobs")
+    kind = models.CharField(max_length=12, choices=Kind.choices)
+    state = models.CharField(max_length=12, choices=State.choices, default=State.QUEUED)
+    parameters = models.JSONField(default=dict, blank=True)
+    seed = models.PositiveIntegerField(default=0)
+    progress = models.FloatField(default=0.0, help_text="0..1")
+    message = models.CharField(max_length=300, blank=True, help_text="what it is doing now")
+    log_tail = models.TextField(blank=True)
+    error = models.TextField(blank=True)
+    result = models.JSONField(default=dict, blank=True)
+    cancel_requested = models.BooleanField(default=False)
+    attempt = models.PositiveSmallIntegerField(default=0)
+    heartbeat_at = models.DateTimeField(null=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=["project", "kind"],
+                condition=Q(state="queued", kind__in=["embed", "refit"]),
+                name="one_waiting_job_per_project_and_coalesced_kind",
+            ),
+            models.UniqueConstraint(
+                fields=["project", "kind"],
+                condition=Q(state="running", kind__in=["embed", "refit"]),
+                name="one_running_job_per_project_and_coalesced_kind",
+            ),
+            models.CheckConstraint(
+                condition=~Q(state="running") | Q(heartbeat_at__isnull=False),
+                name="a_running_job_has_a_heartbeat",
+            ),
+        )
+        indexes = (models.Index(fields=["state", "heartbeat_at"], name="jobs_by_state"),)
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} #{self.pk} ({self.state})"
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in (self.State.DONE, self.State.FAILED, self.State.CANCELLED)
+
+
+class ModelVersion(models.Model):
+    """What a refit or a training run produced. ``class_ids`` freezes the column order of its probabilities."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="model_versions")
+    job = models.ForeignKey(Job, null=True, on_delete=models.SET_NULL, related_name="model_versions")
+    number = models.PositiveIntegerField(help_text="1, 2, 3... within the project")
+    encoder = models.CharField(max_length=40)
+    algorithm = models.CharField(max_length=40, help_text="the head or trainer")
+    class_ids = models.JSONField(help_text="column order of the probabilities")
+    label_watermark = models.BigIntegerField(help_text="the last annotation it may have learnt from")
+    label_count = models.PositiveIntegerField(help_text="answers it was trained on")
+    answer_count = models.PositiveIntegerField(help_text="answers given when it was made, audit included")
+    temperature = models.FloatField(null=True, help_text="null: confidence is not calibrated yet")
+    metrics = models.JSONField(default=dict)
+    artifact_folder = models.CharField(
+        max_length=300, help_text="relative to ARTIFACT_ROOT; empty once pruned"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("-number",)
+        constraints = (models.UniqueConstraint(fields=["project", "number"], name="model_numbers_differ"),)
+
+    def __str__(self) -> str:
+        return f"model {self.number} ({self.algorithm})"
+
+    @property
+    def is_calibrated(self) -> bool:
+        return self.temperature is not None

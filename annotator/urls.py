@@ -1,0 +1,55 @@
+"""Every address, grouped by step: the table of contents of the web half."""
+
+from django.urls import include, path
+
+from annotator.views import (
+    accounts,
+    dashboard,
+    exporting,
+    images,
+    importing,
+    labeling,
+    projects,
+    reviewing,
+    status,
+    training,
+)
+
+project = "projects/<int:project_id>/"
+
+urlpatterns = [
+    # Coming in
+    path("", projects.index, name="projects"),
+    path("login/", accounts.login, name="login"),
+    path("login/<str:uid>/<str:token>/", accounts.login_by_link, name="login-link"),
+    path("logout/", accounts.logout, name="logout"),
+    # The project
+    path("projects/new/", projects.create, name="project-create"),
+    path(project, dashboard.show, name="dashboard"),
+    path(f"{project}settings/", projects.settings, name="project-settings"),
+    path(f"{project}classes/", projects.classes, name="project-classes"),
+    path(f"{project}members/", projects.members, name="project-members"),
+    # Import
+    path(f"{project}import/", importing.show, name="import"),
+    path(f"{project}items/<int:item_id>/image/", images.image, name="item-image"),
+    path(f"{project}items/<int:item_id>/thumbnail/", images.thumbnail, name="item-thumbnail"),
+    # Label
+    path(f"{project}label/", labeling.show, name="label"),
+    path(f"{project}label/next/", labeling.start, name="label-next"),
+    path(f"{project}label/undo/", labeling.undo, name="label-undo"),
+    path(f"{project}label/renew/", labeling.renew, name="label-renew"),
+    # Learn
+    path(f"{project}training/", training.show, name="training"),
+    path(f"{project}jobs/<int:job_id>/", training.job, name="job"),
+    path(f"{project}jobs/<int:job_id>/cancel/", training.cancel_job, name="job-cancel"),
+    # Review
+    path(f"{project}review/", reviewing.show, name="review"),
+    path(f"{project}review/undo/", reviewing.undo, name="review-undo"),
+    # Export
+    path(f"{project}export/", exporting.show, name="export"),
+    path(f"{project}export/download/", exporting.download, name="export-download"),
+    # Machines
+    path("api/", include("annotator.api.urls")),
+    path("health/", status.health, name="health"),
+    path("metrics", status.metrics, name="metrics"),
+]
