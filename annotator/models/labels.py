@@ -94,6 +94,8 @@ class Annotation(models.Model):
     source = models.CharField(max_length=12, choices=Source.choices, default=Source.PERSON)
     milliseconds = models.PositiveIntegerField(null=True, help_text="time spent, idle time left out")
     suggestion_shown = models.BooleanField(default=False)
+    reason_code = models.CharField(max_length=16, blank=True, help_text="why the queue asked, kept for replay and undo")
+    reason_data = models.JSONField(default=dict, blank=True)
     supersedes = models.OneToOneField(
         "self", null=True, on_delete=models.CASCADE, related_name="superseded_by"
     )

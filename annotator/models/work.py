@@ -66,7 +66,10 @@ class Job(models.Model):
                 name="a_running_job_has_a_heartbeat",
             ),
         )
-        indexes = (models.Index(fields=["state", "heartbeat_at"], name="jobs_by_state"),)
+        indexes = (
+            models.Index(fields=["state", "heartbeat_at"], name="jobs_by_state"),
+            models.Index(fields=["project", "kind", "-id"], name="jobs_newest_first"),
+        )
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()} #{self.pk} ({self.state})"

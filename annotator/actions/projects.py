@@ -1,0 +1,201 @@
+"""A project, its classes, its people and its settings."""
+
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AbstractBaseUser
+from django.db import transaction
+
+from annotator.errors import Conflict, InvalidClass, InvalidSettings, NotFound
+from annotator.models import AuditEvent, LabelClass, Membership, Project, ProjectSettings, Role
+
+# Ten hues that stay apart on light and dark ground, for colour-blind people too (after Okabe and Ito 2008 and
+# Tol 2021); later classes go round again.
+PALETTE = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00",
+    "#56b4e9", "#8c6bb1", "#a6a000", "#c2185b", "#4d7f7f",
+)  # fmt: skip
+SHORTCUTS = "1234567890"
+# Keys the labelling page keeps for itself: skip, none of these, undo, help, zoom.
+PAGE_KEYS = set("sxz?/+-")
+NAME_AT_MOST = 120
+
+
+@transaction.atomic
+def create_project(
+    *, owner: AbstractBaseUser, name: str, class_names: list[str], instructions: str = "", **columns: Any
+) -> Project:
+    """A project with its classes, owned by ``owner``. Raises InvalidSettings or InvalidClass naming what is wrong."""
+    project = Project.objects.create(name=_free_name(name), instructions=instructions.strip(), **columns)
+    Membership.objects.create(project=project, user_id=owner.pk, role=Role.OWNER)
+    AuditEvent.objects.create(project=project, actor_id=owner.pk, verb="created the project", detail={"name": name})
+    for class_name in class_names:
+        add_class(project=project, actor=owner, name=class_name)
+    return project
+
+
+def _free_name(name: str, but: Project | None = None) -> str:
+    name = " ".join(name.split())
+    if not name or len(name) > NAME_AT_MOST:
+        why = f"a project's name has 1 to {NAME_AT_MOST} characters, this has {len(name)}"
+        raise InvalidSettings(why, fields={"name": why})
+    if Project.objects.filter(name__iexact=name).exclude(pk=but.pk if but else None).exists():
+        why = f"there is already a project called {name!r}; choose another name"
+        raise InvalidSettings(why, fields={"name": why})
+    return name
+
+
+@transaction.atomic
+def save_settings(
+    *,
+    project: Project,
+    actor: AbstractBaseUser,
+    raw: dict[str, Any],
+    name: str | None = None,
+    instructions: str | None = None,
+) -> ProjectSettings:
+    """Check and store settings (absent keys keep their value), name and instructions. Raises InvalidSettings."""
+    cleaned = ProjectSettings.clean({**project.settings_json, **raw})
+    if name is not None:
+        project.name = _free_name(name, but=project)
+    if instructions is not None:
+        project.instructions = instructions.strip()
+    project.settings_json = cleaned.to_json()
+    project.save()
+    AuditEvent.objects.create(project=project, actor_id=actor.pk, verb="changed the settings", detail=raw)
+    return cleaned
+
+
+@transaction.atomic
+def add_class(
+    *, project: Project, actor: AbstractBaseUser, name: str, shortcut: str | None = None
+) -> LabelClass:
+    """A new class at the end, with the next colour and the next free number key. Raises InvalidClass."""
+    Project.objects.select_for_update(no_key=True).get(pk=project.pk)  # two additions at once get different keys
+    classes = list(project.classes.all())
+    taken = {label_class.shortcut for label_class in classes if not label_class.is_archived}
+    if shortcut is None:
+        shortcut = next((key for key in SHORTCUTS if key not in taken), "")
+    label_class = LabelClass(
+        project=project,
+        colour=PALETTE[len(classes) % len(PALETTE)],
+        position=max((each.position for each in classes), default=-1) + 1,
+    )
+    _set(label_class, name=name, shortcut=shortcut)
+    label_class.save()
+    AuditEvent.objects.create(
+        project=project, actor_id=actor.pk, verb="added a class", detail={"class": label_class.pk, "name": name}
+    )
+    return label_class
+
+
+@transaction.atomic
+def update_class(
+    *,
+    label_class: LabelClass,
+    actor: AbstractBaseUser,
+    name: str,
+    colour: str | None = None,
+    shortcut: str | None = None,
+    description: str | None = None,
+) -> LabelClass:
+    """Rename, recolour, describe, or give another key. Old answers keep pointing here. Raises InvalidClass."""
+    before = {"name": label_class.name, "colour": label_class.colour, "shortcut": label_class.shortcut}
+    _set(label_class, name=name, shortcut=label_class.shortcut if shortcut is None else shortcut)
+    if colour is not None:
+        label_class.colour = _colour(colour)
+    if description is not None:
+        label_class.description = description.strip()
+    label_class.save()
+    AuditEvent.objects.create(
+        project=label_class.project,
+        actor_id=actor.pk,
+        verb="changed a class",
+        detail={"class": label_class.pk, "before": before},
+    )
+    return label_class
+
+
+def _set(label_class: LabelClass, *, name: str, shortcut: str) -> None:
+    """Put a checked name and key on the class."""
+    name = " ".join(name.split())
+    others = LabelClass.objects.filter(project=label_class.project).exclude(pk=label_class.pk)
+    if not name or len(name) > NAME_AT_MOST:
+        raise InvalidClass(f"a class name has 1 to {NAME_AT_MOST} characters, this has {len(name)}")
+    if others.filter(name__iexact=name).exists():
+        raise InvalidClass(f"there is already a class called {name!r}, perhaps among the archived ones")
+    shortcut = shortcut.strip().lower()
+    if shortcut and (len(shortcut) != 1 or not shortcut.isprintable() or shortcut in PAGE_KEYS):
+        raise InvalidClass(f"{shortcut!r} cannot be a class key; the page keeps {' '.join(sorted(PAGE_KEYS))}")
+    if shortcut and others.filter(shortcut=shortcut, is_archived=False).exists():
+        raise InvalidClass(f"the key {shortcut!r} already belongs to another class")
+    label_class.name, label_class.shortcut = name, shortcut
+
+
+def _colour(colour: str) -> str:
+    digits = colour.removeprefix("#").lower()
+    if len(digits) != 6 or any(digit not in "0123456789abcdef" for digit in digits):
+        raise InvalidClass(f"{colour!r} is not a colour like #0072b2")
+    return f"#{digits}"
+
+
+@transaction.atomic
+def archive_class(*, label_class: LabelClass, actor: AbstractBaseUser, archived: bool) -> LabelClass:
+    """Take a class off the keyboard or bring it back. Answers that name it stay as they are."""
+    label_class.is_archived = archived
+    others = LabelClass.objects.filter(project=label_class.project, is_archived=False).exclude(pk=label_class.pk)
+    if not archived and label_class.shortcut and others.filter(shortcut=label_class.shortcut).exists():
+        label_class.shortcut = ""
+    label_class.save()
+    verb = "archived a class" if archived else "brought a class back"
+    AuditEvent.objects.create(
+        project=label_class.project, actor_id=actor.pk, verb=verb, detail={"class": label_class.pk}
+    )
+    return label_class
+
+
+@transaction.atomic
+def move_class(*, label_class: LabelClass, actor: AbstractBaseUser, step: int) -> None:
+    """Move a class ``step`` places down (negative: up) among all classes of its project."""
+    classes = list(LabelClass.objects.select_for_update().filter(project=label_class.project))
+    here = next(index for index, each in enumerate(classes) if each.pk == label_class.pk)
+    moved = classes.pop(here)
+    classes.insert(max(0, min(len(classes), here + step)), moved)
+    for position, each in enumerate(classes):
+        each.position = position
+    LabelClass.objects.bulk_update(classes, ["position"])
+    AuditEvent.objects.create(
+        project=label_class.project, actor_id=actor.pk, verb="moved a class", detail={"class": label_class.pk}
+    )
+
+
+@transaction.atomic
+def set_member(*, project: Project, actor: AbstractBaseUser, username: str, role: str) -> Membership:
+    """Give a person a role, new or changed. Raises NotFound for an unknown name, Conflict for the last owner."""
+    user = get_user_model().objects.filter(username=username.strip()).first()
+    if user is None:
+        raise NotFound(f"there is no account called {username.strip()!r}; create it first")
+    if role not in Role.values:
+        raise InvalidSettings(f"role {role!r} is not one of {', '.join(Role.values)}")
+    if role != Role.OWNER:
+        _keep_an_owner(project, user.pk)
+    membership, _ = Membership.objects.update_or_create(project=project, user=user, defaults={"role": role})
+    AuditEvent.objects.create(
+        project=project, actor_id=actor.pk, verb="set a role", detail={"user": user.pk, "role": role}
+    )
+    return membership
+
+
+@transaction.atomic
+def remove_member(*, project: Project, actor: AbstractBaseUser, user_id: int) -> None:
+    """Take a person out of the project; their answers stay. Raises Conflict for the last owner."""
+    _keep_an_owner(project, user_id)
+    Membership.objects.filter(project=project, user_id=user_id).delete()
+    AuditEvent.objects.create(project=project, actor_id=actor.pk, verb="removed a member", detail={"user": user_id})
+
+
+def _keep_an_owner(project: Project, without: int) -> None:
+    # All owner rows are locked, so that two owners cannot demote each other at once.
+    owners = list(project.memberships.select_for_update().filter(role=Role.OWNER).values_list("user_id", flat=True))
+    if owners and set(owners) <= {without}:
+        raise Conflict("a project keeps at least one owner; make somebody else owner first")

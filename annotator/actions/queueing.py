@@ -1,0 +1,178 @@
+"""The queue: what is asked next, and who holds it.
+
+Locks are always taken in this order: item rows, then queue entries. Entries are taken with SKIP LOCKED, so nobody
+waits for somebody else's next image.
+"""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser
+from django.db import connection, transaction
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from annotator import queries
+from annotator.models import Item, ModelVersion, Project, QueueEntry, Split
+
+# Advisory lock namespaces; the second key is the project.
+QUEUE_LOCK = 1001
+REFILL = 50
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One line of a ranking: ask ``item_id`` in this order, for this reason."""
+
+    item_id: int
+    utility: float
+    reason_code: str
+    reason_data: dict[str, Any] = field(default_factory=dict)
+
+
+@transaction.atomic
+def reserve_items(*, project: Project, annotator: AbstractBaseUser, count: int = 5) -> list[QueueEntry]:
+    """Everything this person now holds, topped up to ``count`` items, in rank order.
+
+    Holding is a lease of LEASE_S seconds; what is already held is renewed. Locks the entries it takes with SKIP
+    LOCKED, so two people never get the same one. Three to six queries.
+    """
+    renew_leases(project=project, annotator=annotator)
+    missing = count - queries.held_entries(project, annotator).count()
+    if missing > 0:
+        missing -= _take(project, annotator, missing)
+    if missing > 0:
+        # Empty, or a new ranking is being written this very moment: wait for that, then look again.
+        _lock_queue(project)
+        missing -= _take(project, annotator, missing)
+    if missing > 0 and refill_queue(project=project):
+        _take(project, annotator, missing)
+    return list(queries.held_entries(project, annotator))
+
+
+def _take(project: Project, annotator: AbstractBaseUser, count: int) -> int:
+    now = timezone.now()
+    free = (
+        QueueEntry.objects.select_for_update(skip_locked=True, of=("self",))
+        .filter(Q(leased_until__isnull=True) | Q(leased_until__lte=now), project=project)
+        .order_by("rank", "id")
+        .values_list("pk", flat=True)[:count]
+    )
+    return QueueEntry.objects.filter(pk__in=list(free)).update(leased_by=annotator, leased_until=lease_end())
+
+
+def lease_end() -> Any:
+    return timezone.now() + timedelta(seconds=settings.LEASE_S)
+
+
+def renew_leases(*, project: Project, annotator: AbstractBaseUser) -> int:
+    """Give this person LEASE_S more seconds for everything still held; how many items that is."""
+    held = QueueEntry.objects.filter(project=project, leased_by=annotator, leased_until__gt=timezone.now())
+    return held.update(leased_until=lease_end())
+
+
+def release_items(*, project: Project, annotator: AbstractBaseUser) -> int:
+    """Let others have what this person holds; how many items that is."""
+    return QueueEntry.objects.filter(project=project, leased_by=annotator).update(leased_by=None, leased_until=None)
+
+
+@transaction.atomic
+def fill_queue(*, project: Project, entries: list[Ranked], model_version: ModelVersion | None = None) -> int:
+    """Replace the queue by a new ranking; what people hold stays with them. How many entries now wait.
+
+    Items answered since the ranking was computed are left out. Takes the queue's advisory lock, then the item rows
+    (those being answered at this moment are skipped), then the entries.
+    """
+    _lock_queue(project)
+    wanted = [entry.item_id for entry in entries]
+    still_open = set(
+        Item.objects.select_for_update(skip_locked=True, no_key=True)
+        .filter(project=project, pk__in=wanted, state=Item.State.OPEN)
+        .order_by("pk")
+        .values_list("pk", flat=True)
+    )
+    now = timezone.now()
+    QueueEntry.objects.filter(Q(leased_until__isnull=True) | Q(leased_until__lte=now), project=project).delete()
+    return _insert(project, [entry for entry in entries if entry.item_id in still_open], model_version, first_rank=0)
+
+
+def start_queue(*, project: Project) -> int:
+    """Top the queue up in random order, so that labelling can begin before anything is embedded."""
+    missing = project.settings.queue_length - QueueEntry.objects.filter(project=project).count()
+    return refill_queue(project=project, count=missing) if missing > 0 else 0
+
+
+@transaction.atomic
+def refill_queue(*, project: Project, count: int = REFILL) -> int:
+    """Add up to ``count`` open items in random order at the end of the queue, random checks at their share.
+
+    The stop-gap for when people are faster than the ranking. Checks are drawn at random among all open ones: a
+    subset in import order would bias the accuracy measured on it.
+    """
+    _lock_queue(project)
+    share = project.settings.audit_share
+    checks = list(_unqueued(project, Split.AUDIT).order_by("?").values_list("pk", flat=True)[: round(count * share)])
+    asked = _random_pool_items(project, count - len(checks))
+    if not asked and not checks:
+        checks = list(_unqueued(project, Split.AUDIT).order_by("?").values_list("pk", flat=True)[:count])
+    entries = [Ranked(pk, 0.0, QueueEntry.Reason.RANDOM) for pk in asked]
+    for position, pk in enumerate(checks):
+        entries.insert(round(position / share) if share else len(entries), Ranked(pk, 0.0, QueueEntry.Reason.AUDIT))
+    last = QueueEntry.objects.filter(project=project).order_by("-rank").values_list("rank", flat=True).first()
+    return _insert(project, entries, None, first_rank=0 if last is None else last + 1)
+
+
+def _unqueued(project: Project, split: str) -> QuerySet[Item]:
+    return Item.objects.filter(project=project, split=split, state=Item.State.OPEN, queue_entry__isnull=True)
+
+
+def _random_pool_items(project: Project, count: int) -> list[int]:
+    """Open pool items from a random place on: a full random sort of a large pool would take seconds."""
+    pool = _unqueued(project, Split.POOL).order_by("pk").values_list("pk", flat=True)
+    first, last = pool.first(), pool.last()
+    if first is None or last is None or count <= 0:
+        return []
+    if last - first < 20_000:
+        return list(pool.order_by("?")[:count])
+    start = random.randint(first, last)
+    found = list(pool.filter(pk__gte=start)[:count])
+    found += list(pool.filter(pk__lt=start)[: count - len(found)])
+    random.shuffle(found)
+    return found
+
+
+def _insert(
+    project: Project, entries: Iterable[Ranked], model_version: ModelVersion | None, *, first_rank: int
+) -> int:
+    rows = [
+        QueueEntry(
+            project=project,
+            item_id=entry.item_id,
+            rank=first_rank + position,
+            utility=entry.utility,
+            reason_code=entry.reason_code,
+            reason_data=entry.reason_data,
+            model_version=model_version,
+        )
+        for position, entry in enumerate(entries)
+    ]
+    QueueEntry.objects.bulk_create(rows, ignore_conflicts=True, batch_size=1000)
+    return len(rows)
+
+
+def _lock_queue(project: Project) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [QUEUE_LOCK, project.pk])
+
+
+@transaction.atomic
+def return_skipped(*, project: Project) -> int:
+    """Make every skipped item open again, so that it is asked once more. How many there were."""
+    returned = Item.objects.filter(project=project, state=Item.State.SKIPPED).update(state=Item.State.OPEN)
+    if returned:
+        start_queue(project=project)
+    return returned

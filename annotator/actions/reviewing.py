@@ -1,0 +1,216 @@
+"""Decisions on proposals: a screenful in one transaction, each one recorded as an answer of the reviewer."""
+
+import uuid as uuids
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.contrib.auth.models import AbstractBaseUser
+from django.db import transaction
+from django.utils import timezone
+
+from annotator import queries, task_types
+from annotator.actions import labeling, proposing, training
+from annotator.errors import InvalidAnnotation, NotFound
+from annotator.models import Annotation, AuditEvent, Item, Project, Proposal, QueueEntry
+
+# A withdrawn proposal may still be decided: it only means a newer model says otherwise, and a person outranks both.
+DECIDABLE = (Proposal.State.PENDING, Proposal.State.WITHDRAWN)
+DECISIONS_AT_MOST = 1000
+
+
+@dataclass(frozen=True)
+class Conflicting:
+    """A proposal that was left as it is, and why."""
+
+    proposal_id: int
+    why: str
+
+
+@dataclass
+class Decision:
+    """What became of a screenful. ``event_id`` undoes it."""
+
+    accepted: int = 0
+    rejected: int = 0
+    corrected: int = 0
+    conflicts: list[Conflicting] = field(default_factory=list)
+    event_id: int | None = None
+
+
+@transaction.atomic
+def decide(
+    *,
+    project: Project,
+    reviewer: AbstractBaseUser,
+    accepted: list[int] | None = None,
+    rejected: list[int] | None = None,
+    corrected: dict[int, Any] | None = None,
+) -> Decision:
+    """Accept, reject and correct proposals by id. ``corrected`` maps a proposal to what the task type's clean takes.
+
+    Every decision becomes an annotation of the reviewer that settles the proposal: a label when accepted or
+    corrected, a rejection ("not this") otherwise, whose item stays open and goes back to the queue. Proposals whose
+    item somebody has answered or holds meanwhile are left alone and reported. Sending the same decision again counts
+    the same and writes nothing. Locks the items, then the project's proposals.
+    """
+    verdicts = _verdicts(project, accepted or [], rejected or [], corrected or {})
+    proposals = {
+        proposal.pk: proposal for proposal in Proposal.objects.filter(project=project, pk__in=verdicts).order_by("pk")
+    }
+    if missing := sorted(set(verdicts) - set(proposals)):
+        raise NotFound(f"there is no proposal {missing[0]} in this project; reload the page")
+    item_ids = [proposal.item_id for proposal in proposals.values()]
+    items = {
+        item.pk: item
+        for item in Item.objects.select_for_update(no_key=True).filter(pk__in=item_ids).order_by("pk")
+    }
+    proposing.lock_proposals(project)
+    # Read again, now that nobody else can change them.
+    proposals = {proposal.pk: proposal for proposal in Proposal.objects.filter(pk__in=verdicts).order_by("pk")}
+    holders = _holders(item_ids, reviewer)
+    decision = Decision()
+    written: list[int] = []
+    for proposal in proposals.values():
+        verdict, value = verdicts[proposal.pk]
+        why = _obstacle(proposal, items[proposal.item_id], holders, verdict, reviewer)
+        if why is not None:
+            decision.conflicts.append(Conflicting(proposal.pk, why))
+            continue
+        if proposal.state in DECIDABLE:
+            written.append(_settle(proposal, items[proposal.item_id], reviewer, verdict, value))
+        setattr(decision, verdict, getattr(decision, verdict) + 1)
+    if written:
+        event = AuditEvent.objects.create(
+            project=project,
+            actor=reviewer,
+            verb="reviewed proposals",
+            detail={
+                "annotations": written,
+                "accepted": decision.accepted,
+                "rejected": decision.rejected,
+                "corrected": decision.corrected,
+            },
+        )
+        decision.event_id = event.pk
+        training.refit_when_due(project=project)
+    return decision
+
+
+def _verdicts(
+    project: Project, accepted: list[int], rejected: list[int], corrected: dict[int, Any]
+) -> dict[int, tuple[str, Any]]:
+    task_type = task_types.get(project.task_type)
+    class_ids = [label_class.pk for label_class in queries.open_classes(project)]
+    verdicts: dict[int, tuple[str, Any]] = {pk: ("accepted", None) for pk in accepted}
+    verdicts |= {pk: ("rejected", None) for pk in rejected}
+    verdicts |= {pk: ("corrected", task_type.clean(raw, class_ids)) for pk, raw in corrected.items()}
+    if len(verdicts) != len(accepted) + len(rejected) + len(corrected):
+        raise InvalidAnnotation("a proposal was named twice; say accept, reject or correct, once for each")
+    if not verdicts:
+        raise InvalidAnnotation("nothing was decided; name at least one proposal")
+    if len(verdicts) > DECISIONS_AT_MOST:
+        raise InvalidAnnotation(f"{len(verdicts)} decisions at once; send at most {DECISIONS_AT_MOST}")
+    return verdicts
+
+
+def _holders(item_ids: list[int], reviewer: AbstractBaseUser) -> dict[int, str]:
+    held = QueueEntry.objects.filter(item_id__in=item_ids, leased_until__gt=timezone.now(), leased_by__isnull=False)
+    return {
+        entry.item_id: str(entry.leased_by)
+        for entry in held.exclude(leased_by_id=reviewer.pk).select_related("leased_by")
+    }
+
+
+def _obstacle(
+    proposal: Proposal, item: Item, holders: dict[int, str], verdict: str, reviewer: AbstractBaseUser
+) -> str | None:
+    """Why this proposal cannot be decided now, or None."""
+    if proposal.state == verdict and proposal.decided_by_id == reviewer.pk:
+        return None
+    if proposal.state not in DECIDABLE:
+        return f"it was {proposal.get_state_display().lower()} meanwhile"
+    if item.state != Item.State.OPEN:
+        return "somebody answered this image meanwhile"
+    if item.pk in holders:
+        return f"{holders[item.pk]} is answering this image right now"
+    return None
+
+
+def _settle(proposal: Proposal, item: Item, reviewer: AbstractBaseUser, verdict: str, value: Any) -> int:
+    """Write one decision; the id of its annotation. A correction to the proposed class is an acceptance."""
+    if verdict == "corrected" and value == proposal.value:
+        verdict = "accepted"
+    annotation = Annotation.objects.create(
+        uuid=uuids.uuid4(),
+        project=proposal.project,
+        item=item,
+        annotator=reviewer,
+        kind=Annotation.Kind.REJECTION if verdict == "rejected" else Annotation.Kind.LABEL,
+        value=value if verdict == "corrected" else proposal.value,
+        suggestion_shown=True,
+        supersedes=queries.current_annotation(item, reviewer),
+        settles=proposal,
+    )
+    proposal.state = verdict
+    proposal.decided_by_id = reviewer.pk
+    proposal.decided_at = timezone.now()
+    proposal.save(update_fields=["state", "decided_by", "decided_at"])
+    Proposal.objects.filter(item=item, state=Proposal.State.PENDING).update(state=Proposal.State.WITHDRAWN)
+    labeling.close_item(item)
+    return annotation.pk
+
+
+@transaction.atomic
+def undo_decision(*, project: Project, reviewer: AbstractBaseUser, event_id: int) -> int:
+    """Take back a screenful this reviewer decided; how many decisions that was. Doing it twice takes back nothing.
+
+    Each decision is superseded by a retraction; its proposal is pending again unless the item has a newer one.
+    Locks the items, then the project's proposals.
+    """
+    event = AuditEvent.objects.filter(
+        project=project, actor=reviewer, verb="reviewed proposals", pk=event_id
+    ).first()
+    if event is None:
+        raise NotFound(f"there is no decision {event_id} of yours in this project")
+    decided = list(
+        Annotation.objects.select_related("settles")
+        .filter(pk__in=event.detail["annotations"], superseded_by__isnull=True)
+        .order_by("item_id")
+    )
+    items = {
+        item.pk: item
+        for item in Item.objects.select_for_update(no_key=True)
+        .filter(pk__in=[each.item_id for each in decided])
+        .order_by("pk")
+    }
+    proposing.lock_proposals(project)
+    undone = 0
+    for annotation in decided:
+        if Annotation.objects.filter(supersedes=annotation).exists():  # a twin request was faster
+            continue
+        Annotation.objects.create(
+            uuid=uuids.uuid4(),
+            project=project,
+            item_id=annotation.item_id,
+            annotator=reviewer,
+            kind=Annotation.Kind.RETRACTION,
+            supersedes=annotation,
+        )
+        labeling.close_item(items[annotation.item_id])
+        _put_up_again(annotation.settles)
+        undone += 1
+    if undone:
+        AuditEvent.objects.create(
+            project=project, actor=reviewer, verb="took back a review", detail={"event": event_id, "undone": undone}
+        )
+    return undone
+
+
+def _put_up_again(proposal: Proposal | None) -> None:
+    if proposal is None:
+        return
+    newer = Proposal.objects.filter(item_id=proposal.item_id, state=Proposal.State.PENDING).exists()
+    proposal.state = Proposal.State.WITHDRAWN if newer else Proposal.State.PENDING
+    proposal.decided_by = None
+    proposal.decided_at = None
+    proposal.save(update_fields=["state", "decided_by", "decided_at"])

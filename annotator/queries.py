@@ -1,0 +1,270 @@
+"""Questions about a project. Nothing here writes; every function says how many queries it makes when it is not one."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib.auth.models import AbstractBaseUser
+from django.db.models import Count, QuerySet
+from django.utils import timezone
+
+from annotator import jobs, task_types
+from annotator.models import (
+    Annotation,
+    Item,
+    Job,
+    LabelClass,
+    ModelVersion,
+    Project,
+    Proposal,
+    QueueEntry,
+    Split,
+)
+
+
+def open_classes(project: Project) -> list[LabelClass]:
+    """The classes people may choose, in their order."""
+    return list(project.classes.filter(is_archived=False))
+
+
+def held_entries(project: Project, user: AbstractBaseUser) -> QuerySet[QueueEntry]:
+    """What this person holds now, in rank order, with the items."""
+    return (
+        QueueEntry.objects.select_related("item")
+        .filter(project=project, leased_by_id=user.pk, leased_until__gt=timezone.now())
+        .order_by("rank", "id")
+    )
+
+
+def other_holders(project: Project, user: AbstractBaseUser) -> list[QueueEntry]:
+    """What others hold now: for telling somebody who finds the queue empty."""
+    held = QueueEntry.objects.select_related("leased_by").filter(project=project, leased_until__gt=timezone.now())
+    return list(held.exclude(leased_by_id=user.pk).exclude(leased_by__isnull=True).order_by("leased_until")[:50])
+
+
+def current_annotation(item: Item, user: AbstractBaseUser) -> Annotation | None:
+    """The end of this person's chain of answers to the item (it may be a retraction), or None."""
+    return Annotation.objects.filter(item=item, annotator_id=user.pk, superseded_by__isnull=True).first()
+
+
+def current_annotations(item: Item) -> list[Annotation]:
+    """The current answers of everybody to the item, retractions left out, oldest first."""
+    chain_ends = Annotation.objects.filter(item=item, superseded_by__isnull=True)
+    return list(chain_ends.exclude(kind=Annotation.Kind.RETRACTION).order_by("id"))
+
+
+def settled_value(task_type: Any, current: list[Annotation]) -> dict[str, Any] | None:
+    """What these current answers to one item settle on, or None. A person's word outranks an imported label."""
+    labels = [each for each in current if each.kind == Annotation.Kind.LABEL]
+    given = [each for each in labels if each.source == Annotation.Source.PERSON] or labels
+    settled: dict[str, Any] | None = task_type.consensus([each.value for each in given])
+    return settled
+
+
+def reason_text(entry: QueueEntry, class_names: dict[int, str]) -> str:
+    """Why this image, in words a person understands."""
+    if entry.reason_code == QueueEntry.Reason.CLOSE_CALL:
+        named = [class_names.get(class_id, "an archived class") for class_id, _ in entry.reason_data["classes"]]
+        return f"Close call: {named[0]} or {named[1]}"
+    return {
+        QueueEntry.Reason.AUDIT: "Random check: measures how good the model is, so no hints",
+        QueueEntry.Reason.TYPICAL: "Typical of many images like it, none of them labelled yet",
+        QueueEntry.Reason.RANDOM: "Picked at random",
+        QueueEntry.Reason.RETURNED: "You took your answer back",
+    }[QueueEntry.Reason(entry.reason_code)]
+
+
+def shows_hint(entry: QueueEntry, project: Project) -> bool:
+    """Whether the page tells the person what the model thinks of this item. Never for random checks."""
+    if entry.reason_code == QueueEntry.Reason.AUDIT:
+        return False
+    return entry.reason_code == QueueEntry.Reason.CLOSE_CALL or suggestion(entry, project) is not None
+
+
+def suggestion(entry: QueueEntry, project: Project) -> tuple[int, float] | None:
+    """The model's best guess (class id, probability) where the project shows it; never for random checks."""
+    if not project.settings.show_suggestions or entry.item.split == Split.AUDIT:
+        return None
+    classes = entry.reason_data.get("classes")
+    return (classes[0][0], classes[0][1]) if classes else None
+
+
+def pool_counts(project: Project) -> dict[str, dict[str, int]]:
+    """Items by split and state; every split and state is there, 0 included."""
+    counts: dict[str, dict[str, int]] = {split: dict.fromkeys(Item.State.values, 0) for split in Split.values}
+    for row in Item.objects.filter(project=project).values("split", "state").annotate(n=Count("pk")).order_by():
+        counts[row["split"]][row["state"]] = row["n"]
+    return counts
+
+
+def class_balance(project: Project) -> list[tuple[LabelClass, int]]:
+    """Labels by class over pool and audit, open classes in their order, archived ones with labels after them."""
+    labels = Annotation.objects.filter(
+        project=project, kind=Annotation.Kind.LABEL, superseded_by__isnull=True
+    ).exclude(item__split=Split.TEST)
+    task_type = task_types.get(project.task_type)
+    counts: Counter[int] = Counter()
+    for row in labels.values("value").annotate(n=Count("item", distinct=True)).order_by():
+        for class_id in task_type.class_ids(row["value"]):
+            counts[class_id] += row["n"]
+    classes = sorted(project.classes.all(), key=lambda each: (each.is_archived, each.position, each.pk))
+    return [(each, counts[each.pk]) for each in classes if not each.is_archived or counts[each.pk]]
+
+
+def current_model(project: Project) -> ModelVersion | None:
+    """The newest model version."""
+    return ModelVersion.objects.filter(project=project).order_by("-number").first()
+
+
+def current_embedding(project: Project) -> Job | None:
+    """The newest finished embedding; its result says ``folder`` and ``n``."""
+    done = Job.objects.filter(project=project, kind=Job.Kind.EMBED, state=Job.State.DONE).exclude(result={})
+    return done.order_by("-id").first()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An accuracy with its 95 % interval; all None before the first random check was answered."""
+
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+def measured(model: ModelVersion | None, sample: str) -> Measured:
+    """Accuracy of a model on ``audit`` or ``test``, from the metrics stored with it. No query."""
+    report = (model.metrics.get(sample) if model else None) or {}
+    if not report.get("n"):
+        return Measured(None, None, None, 0)
+    return Measured(report["accuracy"], report["low"], report["high"], report["n"])
+
+
+@dataclass(frozen=True)
+class LabelProgress:
+    """What the labelling page keeps in view. ``until_refit`` counts down from ``answers_per_refit``."""
+
+    answers: int
+    mine: int
+    pool: int
+    open: int
+    until_refit: int
+    answers_per_refit: int
+    is_learning: bool
+    phase: str
+    model_number: int | None
+    label_count: int
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    audit_answers: int
+    audit_size: int
+
+
+def label_progress(project: Project, user: AbstractBaseUser) -> LabelProgress:
+    """Seven small queries, none over the pool's payload."""
+    counts = pool_counts(project)
+    asked = {split: sum(counts[split].values()) for split in (Split.POOL, Split.AUDIT)}
+    still_open = counts[Split.POOL][Item.State.OPEN] + counts[Split.AUDIT][Item.State.OPEN]
+    model = current_model(project)
+    accuracy = measured(model, "audit")
+    per_refit = project.settings.answers_per_refit
+    refit = Job.objects.filter(project=project, kind=Job.Kind.REFIT).order_by("-id").first()
+    watermark = refit.result.get("watermark", 0) if refit else 0
+    given = Annotation.objects.filter(project=project, source=Annotation.Source.PERSON)
+    since = given.filter(id__gt=watermark)[:per_refit].count()
+    mine = given.filter(annotator_id=user.pk, superseded_by__isnull=True).exclude(kind=Annotation.Kind.RETRACTION)
+    return LabelProgress(
+        answers=sum(asked.values()) - still_open,
+        mine=mine.count(),
+        pool=sum(asked.values()),
+        open=still_open,
+        until_refit=per_refit - since,
+        answers_per_refit=per_refit,
+        is_learning=refit is not None and not refit.is_over,
+        phase=phase(project),
+        model_number=model.number if model else None,
+        label_count=model.label_count if model else 0,
+        accuracy=accuracy.accuracy,
+        low=accuracy.low,
+        high=accuracy.high,
+        audit_answers=counts[Split.AUDIT][Item.State.LABELLED],
+        audit_size=asked[Split.AUDIT],
+    )
+
+
+def phase(project: Project) -> str:
+    """What the queue does at the moment, in one sentence: read off the entries that wait."""
+    waiting = QueueEntry.objects.filter(project=project).exclude(reason_code=QueueEntry.Reason.AUDIT)
+    reasons = Counter(waiting.order_by("rank").values_list("reason_code", flat=True)[:20])
+    if not reasons:
+        return "Nothing waits in the queue"
+    return {
+        QueueEntry.Reason.TYPICAL: "Getting an overview: images that are typical of many others",
+        QueueEntry.Reason.CLOSE_CALL: "Asking about close calls: images the model cannot tell apart",
+        QueueEntry.Reason.RANDOM: "Random order, until the images are embedded",
+        QueueEntry.Reason.RETURNED: "Back to what was taken back",
+    }[QueueEntry.Reason(reasons.most_common(1)[0][0])]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One model version's accuracy. ``answers`` counts everything people had answered by then."""
+
+    model_number: int
+    answers: int
+    audit: Measured
+    test: Measured
+
+
+def accuracy_curve(project: Project, points_at_most: int = 200) -> list[CurvePoint]:
+    """The estimate over the number of answers, oldest first; thinned evenly when there are more models."""
+    models = list(
+        ModelVersion.objects.filter(project=project).order_by("number").defer("class_ids", "artifact_folder")
+    )
+    step = max(1, math.ceil(len(models) / points_at_most))
+    kept = models[::-1][::step][::-1]  # from the newest backwards, so that the newest is always there
+    return [
+        CurvePoint(model.number, model.answer_count, measured(model, "audit"), measured(model, "test")) for model in kept
+    ]
+
+
+def pending(project: Project) -> QuerySet[Proposal]:
+    """Proposals that wait for a decision, without those whose image somebody is answering right now."""
+    return Proposal.objects.filter(project=project, state=Proposal.State.PENDING).exclude(
+        item__queue_entry__leased_until__gt=timezone.now()
+    )
+
+
+def review_groups(project: Project) -> list[tuple[LabelClass, int]]:
+    """The classes that have proposals waiting, with how many, in class order. Two queries."""
+    counts = dict(
+        pending(project).order_by().values_list("label_class").annotate(n=Count("pk")).values_list("label_class", "n")
+    )
+    return [(each, counts[each.pk]) for each in project.classes.all() if counts.get(each.pk)]
+
+
+def pending_proposals(project: Project, class_id: int, limit: int = 60) -> list[Proposal]:
+    """The proposals of one class that wait, the most doubtful first."""
+    waiting = pending(project).filter(label_class_id=class_id).select_related("item", "model_version")
+    return list(waiting.order_by("confidence", "id")[:limit])
+
+
+def proposal_precision(project: Project) -> dict[str, Any] | None:
+    """On the audit sample, of what this confident a model would have proposed, how much was right; None before."""
+    model = current_model(project)
+    report = (model.metrics.get("proposals") if model else None) or {}
+    return report if report.get("checked") else None
+
+
+def recent_jobs(project: Project, limit: int = 8) -> list[Job]:
+    """The newest jobs, running and waiting ones first."""
+    order = {Job.State.RUNNING: 0, Job.State.QUEUED: 1}
+    newest = list(project.jobs.order_by("-id")[: limit * 3])
+    return sorted(newest, key=lambda job: (order.get(Job.State(job.state), 2), -job.pk))[:limit]
+
+
+def worker_state() -> dict[str, int]:
+    """How many workers are connected."""
+    return {"alive": jobs.workers_alive()}

@@ -1,0 +1,188 @@
+"""The refit job: learn from the answers, score the pool, re-rank the queue, put up proposals. The fast loop."""
+
+import shutil
+import time
+from typing import Any
+
+import numpy as np
+
+from annotator import jobs, queries
+from annotator.actions import proposing, queueing
+from annotator.models import Job, ModelVersion, Project, QueueEntry
+from ml_worker import fast_loop, snapshot
+from ml_worker.evaluate import accuracy_report, wilson
+from ml_worker.fast_loop import Entry, Learned, LoopSettings, NotEnoughLabels
+from ml_worker.gate import lower_bound
+from ml_worker.snapshot import Snapshot
+
+SHORT_LIST = 4
+KEEP_MODELS = 2
+
+
+def run(run: jobs.Run) -> None:
+    """One turn of the fast loop. The queue is written before the proposals: somebody is waiting for it."""
+    project = run.job.project
+    embedding = queries.current_embedding(project)
+    if embedding is None:
+        jobs.enqueue(project, Job.Kind.EMBED)
+        _remember(run, watermark=snapshot.label_watermark(project))
+        run.report(1.0, "waiting for the images to be embedded", force=True)
+        return
+    started = time.perf_counter()
+    taken = snapshot.take(project, embedding.result["folder"])
+    _remember(run, watermark=taken.watermark)
+    seconds = {"snapshot": time.perf_counter() - started}
+    model, learned = _learn(run, taken, embedding, seconds)
+    _rank(project, taken, learned, model, seconds)
+    if model is not None and learned is not None:
+        _propose(project, taken, learned, model, seconds)
+        model.metrics["seconds"] = {step: round(spent, 4) for step, spent in seconds.items()}
+        model.save(update_fields=["metrics"])
+        _prune(project)
+    run.log(", ".join(f"{step} {spent:.2f} s" for step, spent in seconds.items()))
+
+
+def _remember(run: jobs.Run, **result: Any) -> None:
+    run.job.result = {**run.job.result, **result}
+    Job.objects.filter(pk=run.job.pk).update(result=run.job.result)
+
+
+def _learn(
+    run: jobs.Run, taken: Snapshot, embedding: Job, seconds: dict[str, float]
+) -> tuple[ModelVersion | None, Learned | None]:
+    """A new model version and what it says of every row, or (None, None) while one class or none is labelled."""
+    project = run.job.project
+    settings = snapshot.loop_settings(project, seed=run.job.seed)
+    run.report(0.2, f"learning from {len(taken.train.rows):,} answers", force=True)
+    try:
+        learned = fast_loop.learn(taken.embedded.pool, taken.train, taken.audit, len(taken.class_ids), settings)
+    except NotEnoughLabels as error:
+        run.log(str(error))
+        return None, None
+    seconds |= learned.seconds
+    newest = queries.current_model(project)
+    number = newest.number + 1 if newest else 1
+    folder = f"{project.pk}/model-{number}"
+    model = ModelVersion.objects.create(
+        project=project,
+        job=run.job,
+        number=number,
+        encoder=embedding.result["encoder"],
+        algorithm=settings.head,
+        class_ids=taken.class_ids,
+        label_watermark=taken.watermark,
+        label_count=len(taken.train.rows),
+        answer_count=taken.answer_count,
+        temperature=learned.temperature,
+        metrics=_metrics(project, taken, learned, embedding),
+        artifact_folder=folder,
+    )
+    path = snapshot.embedding_folder(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    np.save(path / "probs.npy", learned.probs.astype(np.float16))
+    return model, learned
+
+
+def _metrics(project: Project, taken: Snapshot, learned: Learned, embedding: Job) -> dict[str, Any]:
+    """Accuracy on the audit sample (and on held-out test labels where there are any), never on chosen items."""
+    test = accuracy_report(learned.probs[taken.test.rows], taken.test.targets) if len(taken.test.rows) else None
+    return {
+        "embedding": embedding.result["folder"],
+        "audit": learned.audit,
+        "test": test,
+        "proposals": _proposal_precision(project, taken, learned),
+    }
+
+
+def _proposal_precision(project: Project, taken: Snapshot, learned: Learned) -> dict[str, Any]:
+    """Of the audit items this model would have proposed, how many it names rightly.
+
+    ``low`` is the one-sided 95 % Clopper-Pearson bound: "at least this much is right"; None without any.
+    """
+    above = project.settings.propose_above
+    probs = learned.probs[taken.audit.rows]
+    proposed = probs.max(axis=1, initial=0.0) >= above
+    right = int((probs.argmax(axis=1) == taken.audit.targets)[proposed].sum()) if len(probs) else 0
+    checked = int(proposed.sum())
+    return {
+        "above": above,
+        "right": right,
+        "checked": checked,
+        "low": lower_bound(right, checked, 0.05) if checked else None,
+        "high": wilson(right, checked)[1] if checked else None,
+    }
+
+
+def _rank(
+    project: Project,
+    taken: Snapshot,
+    learned: Learned | None,
+    model: ModelVersion | None,
+    seconds: dict[str, float],
+) -> None:
+    started = time.perf_counter()
+    settings: LoopSettings = snapshot.loop_settings(project, seed=model.number if model else 0)
+    entries = fast_loop.order(
+        taken.embedded.pool,
+        learned,
+        taken.open_rows,
+        taken.open_audit_rows,
+        taken.asked_rows,
+        settings,
+        np.random.default_rng([project.pk, settings.seed]),
+    )
+    seconds["rank"] = time.perf_counter() - started
+    started = time.perf_counter()
+    queueing.fill_queue(
+        project=project, entries=[_ranked(entry, taken) for entry in entries], model_version=model
+    )
+    seconds["write"] = time.perf_counter() - started
+
+
+def _ranked(entry: Entry, taken: Snapshot) -> queueing.Ranked:
+    """A queue line in the database's terms: item ids for rows, class ids for columns."""
+    reason_data = dict(entry.reason_data)
+    if entry.reason_code == QueueEntry.Reason.CLOSE_CALL:
+        columns, probs = reason_data.pop("classes"), reason_data.pop("probs")
+        reason_data["classes"] = [
+            [taken.class_ids[column], round(float(prob), 4)] for column, prob in zip(columns, probs, strict=True)
+        ]
+    return queueing.Ranked(
+        item_id=int(taken.embedded.item_ids[entry.row]),
+        utility=float(entry.utility),
+        reason_code=entry.reason_code,
+        reason_data=reason_data,
+    )
+
+
+def _propose(
+    project: Project, taken: Snapshot, learned: Learned, model: ModelVersion, seconds: dict[str, float]
+) -> None:
+    """Put up the most confident predictions on open pool items; audit items are never proposed."""
+    started = time.perf_counter()
+    probs = learned.probs[taken.open_rows]
+    confidence = probs.max(axis=1, initial=0.0)
+    confident = np.flatnonzero(confidence >= project.settings.propose_above)
+    best = confident[np.argsort(-confidence[confident], kind="stable")][: project.settings.proposals_at_most]
+    predictions = [_predicted(taken, probs[index], int(taken.open_rows[index])) for index in best]
+    proposing.store_proposals(project=project, model_version=model, predictions=predictions)
+    seconds["propose"] = time.perf_counter() - started
+
+
+def _predicted(taken: Snapshot, probs: np.ndarray, row: int) -> proposing.Predicted:
+    likely = np.argsort(-probs, kind="stable")[:SHORT_LIST]
+    return proposing.Predicted(
+        item_id=int(taken.embedded.item_ids[row]),
+        class_id=taken.class_ids[likely[0]],
+        confidence=float(probs[likely[0]]),
+        short_list=[(taken.class_ids[column], round(float(probs[column]), 4)) for column in likely],
+    )
+
+
+def _prune(project: Project) -> None:
+    """Keep the probabilities of the newest models only; the rows with their metrics stay for good."""
+    old = ModelVersion.objects.filter(project=project).exclude(artifact_folder="").order_by("-number")[KEEP_MODELS:]
+    for model in old:
+        shutil.rmtree(snapshot.embedding_folder(model.artifact_folder), ignore_errors=True)
+        model.artifact_folder = ""
+        model.save(update_fields=["artifact_folder"])
