@@ -1,0 +1,181 @@
+"""The catalogue: every encoder, head, acquisition function and trainer by name, with its parameters.
+
+Plain data. Defaults live only here: forms, the API, job validation and the commands are built from it, and
+the classes and functions behind the names take their parameters without defaults. A name is the name of a
+file: the head `label_spreading` is `ml_worker/heads/label_spreading.py`. Nothing has to be imported to be
+listed.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from annotator.errors import InvalidSettings
+
+KINDS = ("encoder", "head", "acquisition", "trainer")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One setting of an algorithm; a value must be a `type` (int or float) within [minimum, maximum]."""
+
+    name: str
+    type: type
+    default: int | float
+    minimum: int | float
+    maximum: int | float
+    unit: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One line of the catalogue. help: one sentence for people. source: where the method was published.
+
+    deterministic: the same input gives the same result, whatever the seed.
+    """
+
+    kind: str
+    name: str
+    title: str
+    help: str
+    source: str
+    parameters: tuple[Parameter, ...] = ()
+    deterministic: bool = False
+
+
+CATALOGUE = (
+    Algorithm(
+        kind="encoder",
+        name="pca_pixels",
+        title="Principal components of the pixels",
+        help="Needs no training and no download; good for small, plain pictures, weak on photos.",
+        source="Pearson 1901",
+        parameters=(
+            Parameter("components", int, 64, 2, 512, "dimensions", "At most so many numbers per item."),
+            Parameter(
+                "whitening",
+                float,
+                0.5,
+                0.0,
+                1.0,
+                "",
+                "0 keeps distances between pixels; 1 makes fine and coarse patterns weigh the same.",
+            ),
+        ),
+    ),
+    Algorithm(
+        kind="head",
+        name="label_spreading",
+        title="Label spreading",
+        help="Answers flow to look-alikes along a graph of the whole pool; strong from few answers.",
+        source="Zhou et al. 2004, Learning with Local and Global Consistency",
+        parameters=(
+            Parameter(
+                "neighbours", int, 10, 1, 20, "items", "How many nearest items each item is linked to."
+            ),
+            Parameter(
+                "alpha", float, 0.95, 0.01, 0.99, "", "The share of a score that comes from neighbours."
+            ),
+        ),
+        deterministic=True,
+    ),
+    Algorithm(
+        kind="head",
+        name="logistic_regression",
+        title="Logistic regression",
+        help="A straight boundary between the classes; suits strong encoders and many answers.",
+        source="Cox 1958; scikit-learn",
+        parameters=(
+            Parameter(
+                "inverse_penalty",
+                float,
+                10.0,
+                0.001,
+                1000.0,
+                "",
+                "Larger follows the answers more closely; smaller is smoother.",
+            ),
+        ),
+        deterministic=True,
+    ),
+    Algorithm(
+        kind="acquisition",
+        name="margin",
+        title="Close calls first",
+        help="Asks about items whose two most likely classes are nearly level, and not about near copies.",
+        source="Scheffer et al. 2001",
+        deterministic=True,
+    ),
+    Algorithm(
+        kind="acquisition",
+        name="typiclust",
+        title="Typical of unlabelled regions",
+        help="Asks about the most typical item of each dense region without an answer; best at the start.",
+        source="Hacohen et al. 2022, Active Learning on a Budget",
+    ),
+    Algorithm(
+        kind="acquisition",
+        name="random_sampling",
+        title="At random",
+        help="Asks about items drawn by lot; the yardstick for the others.",
+        source="",
+    ),
+)
+
+DEFAULTS = {"encoder": "pca_pixels", "head": "label_spreading", "acquisition": "margin"}
+
+
+def catalogue(kind: str) -> tuple[Algorithm, ...]:
+    """The algorithms of one kind, in the order to show them."""
+    if kind not in KINDS:
+        raise InvalidSettings(f"{kind!r} is not a kind of algorithm; choose from {', '.join(KINDS)}")
+    return tuple(algorithm for algorithm in CATALOGUE if algorithm.kind == kind)
+
+
+def get(kind: str, name: str) -> Algorithm:
+    """The algorithm of this kind and name. Raises InvalidSettings naming the ones there are."""
+    for algorithm in catalogue(kind):
+        if algorithm.name == name:
+            return algorithm
+    names = ", ".join(algorithm.name for algorithm in catalogue(kind)) or "none yet"
+    raise InvalidSettings(
+        f"{name!r} is not a known {kind}; there are: {names}", fields={kind: f"one of: {names}"}
+    )
+
+
+def clean_parameters(kind: str, name: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Every parameter of an algorithm, taken from `raw` or by default, of the right type and within range.
+
+    raw may hold strings, as a form sends them; an empty string means the default. Raises InvalidSettings with
+    a sentence per field.
+    """
+    algorithm = get(kind, name)
+    known = {parameter.name: parameter for parameter in algorithm.parameters}
+    wrong = {key: f"{name} has no parameter of this name" for key in raw if key not in known}
+    clean: dict[str, Any] = {}
+    for parameter in algorithm.parameters:
+        value = raw.get(parameter.name, parameter.default)
+        try:
+            clean[parameter.name] = _clean(parameter, parameter.default if value in ("", None) else value)
+        except ValueError as error:
+            wrong[parameter.name] = str(error)
+    if wrong:
+        sentences = "; ".join(f"{key}: {sentence}" for key, sentence in wrong.items())
+        raise InvalidSettings(f"{algorithm.title}: {sentences}", fields=wrong)
+    return clean
+
+
+def _clean(parameter: Parameter, value: Any) -> int | float:
+    kind = "a whole number" if parameter.type is int else "a number"
+    span = f"wanted {kind} from {parameter.minimum} to {parameter.maximum}"
+    try:
+        number = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not parameter.minimum <= number <= parameter.maximum:
+        raise ValueError(f"found {value!r}, {span}")
+    if parameter.type is int and not number.is_integer():
+        raise ValueError(f"found {value!r}, {span}")
+    return int(number) if parameter.type is int else number

@@ -1,0 +1,86 @@
+"""Acquisition functions: which items to ask about next. One file each, named as the function; numpy only.
+
+Each is a function `rank(pool, budget, rng) -> (rows int64 (B,), utility float32 (B,))`: rows of the
+candidates, best first, B = min(budget, M); larger utility = the function wants it sooner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """What may be asked next. embeddings: float32 (M, D). probs: float32 (M, C), rows sum to 1.
+    labeled_embeddings: float32 (L, D), the items already answered; L may be 0."""
+
+    embeddings: Floats
+    probs: Floats
+    labeled_embeddings: Floats
+
+
+Rank = Callable[[Candidates, int, np.random.Generator], tuple[Rows, Floats]]
+
+NEAR_COPY = 0.2  # two items nearer than this part of the pool's radius count as near copies
+_BLOCK = 4096
+
+
+def load(name: str) -> Rank:
+    """The rank function in the file of this name. Raises ModuleNotFoundError for an unknown name."""
+    rank: Rank = import_module(f"{__name__}.{name}").rank
+    return rank
+
+
+def near_copy_radius(embeddings: Floats) -> float:
+    """The distance below which two of these items (N, D) are near copies: a part of the root mean square
+    distance to the mean, so it does not depend on the scale of the embeddings."""
+    if len(embeddings) == 0:
+        return 0.0
+    return NEAR_COPY * float(np.sqrt(np.asarray(embeddings).var(axis=0, dtype=np.float64).sum()))
+
+
+def is_near(embeddings: Floats, others: Floats, radius: float) -> NDArray[np.bool_]:
+    """bool (M,): has a row (M, D) one of the others (L, D) within the radius? Copies always count."""
+    near = np.zeros(len(embeddings), bool)
+    # Slack for float32 products of nearby points, so that exact copies are never missed.
+    limit = radius**2 + 1e-5 * float(np.square(embeddings).sum(axis=1).max(initial=0.0))
+    for start in range(0, len(others), _BLOCK):
+        block = others[start : start + _BLOCK]
+        squared = embeddings @ (-2.0 * block.T) + np.square(block).sum(axis=1)
+        near |= squared.min(axis=1) + np.square(embeddings).sum(axis=1) <= limit
+    return near
+
+
+def spread_out(embeddings: Floats, order: Rows, budget: int, labeled_embeddings: Floats) -> Rows:
+    """The first `budget` rows of an order, near copies of chosen or labelled items moved to the back.
+
+    embeddings: float32 (M, D); order: int64 rows, best first. Walks down in windows of 10 x budget, so that
+    it stays cheap when the order is long and no copies are about.
+    """
+    radius = near_copy_radius(embeddings)
+    chosen: list[int] = []
+    deferred: list[int] = []
+    window = max(10 * budget, 1)
+    for start in range(0, len(order), window):
+        if len(chosen) >= budget:
+            break
+        rows = order[start : start + window]
+        points = embeddings[rows]
+        near = is_near(points, labeled_embeddings, radius) | is_near(points, embeddings[chosen], radius)
+        for place, row in enumerate(rows):
+            if len(chosen) >= budget:
+                break
+            if near[place]:
+                deferred.append(int(row))
+                continue
+            chosen.append(int(row))
+            near |= np.square(points - points[place]).sum(axis=1) <= radius**2
+    return np.asarray((chosen + deferred)[:budget], np.int64)

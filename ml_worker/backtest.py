@@ -1,0 +1,354 @@
+"""How many labels would it have taken? The product's loop on a labelled source; an oracle answers."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+
+from ml_worker import encoders, gate
+from ml_worker.calibrate import softmax
+from ml_worker.evaluate import wilson
+from ml_worker.fast_loop import Answers, Learned, LoopSettings, NotEnoughLabels, learn, order
+from ml_worker.images import Images, UnreadableImage, decode, image_size, training_px
+from ml_worker.neighbours import nearest
+from ml_worker.pool import Pool, Rows
+
+DIGITS = "digits"
+_DIGITS_TEST = 200  # as many as the demo project holds out
+_AUDIT_SHARE, _AUDIT_MIN = 0.05, 50
+_MAX_FILE_BYTES = 64 * 2**20
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+
+Progress = Callable[[str], None]
+
+
+class BadSource(ValueError):
+    """The source cannot be back-tested; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """images: uint8 (N, px, px, 3). targets: int64 (N,), columns of classes. skipped: (file name, why)."""
+
+    images: Images
+    targets: Rows
+    classes: list[str]
+    skipped: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run. Names and parameters as the catalogue cleans them; acquisition: one or more names."""
+
+    encoder: str
+    encoder_parameters: Mapping[str, Any]
+    head: str
+    head_parameters: Mapping[str, Any]
+    acquisition: Sequence[str]
+    trainer: str = "none"
+    budget: int = 100
+    batch: int = 10
+    seeds: int = 3
+    test_fraction: float = 0.2
+    target_precision: float = 0.99
+
+    def __post_init__(self) -> None:
+        if min(self.budget, self.batch, self.seeds) < 1:
+            raise BadSource("budget, batch and seeds must each be at least 1")
+        if not 0 < self.test_fraction < 1 or not 0 < self.target_precision < 1:
+            raise BadSource("test fraction and target precision must lie between 0 and 1")
+
+
+def run(
+    source: str, *, test: str | None = None, progress: Progress = lambda line: None, **plan: Any
+) -> dict[str, Any]:
+    """Back-test a source; `plan` holds the fields of Plan. Returns what `simulate --json` writes.
+
+    source: `digits`, or a folder or zip of class folders. test: a second such source to test on; without it a
+    part of the source is held out, drawn anew by each seed (200 of the digits). Raises BadSource.
+    """
+    wanted = Plan(**plan)
+    labelled = load_source(source)
+    held_out = load_source(test, len(labelled.images[0])) if test else None
+    for name, why in labelled.skipped + (held_out.skipped if held_out else []):
+        progress(f"skipped {name}: {why}")
+    runs: list[dict[str, Any]] = []
+    sizes = (0, 0)
+    for seed in range(wanted.seeds):
+        project = _draw_project(source, labelled, held_out, wanted, seed)
+        sizes = int(project.pool.indexed.sum()), int((~project.pool.indexed).sum())
+        for name in wanted.acquisition:
+            curve = []
+            for step in _steps(project, name, wanted, seed):
+                curve.append(step)
+                progress(_line(name, seed, step))
+            runs.append(
+                {
+                    "acquisition": name,
+                    "head": wanted.head,
+                    "trainer": wanted.trainer,
+                    "encoder": wanted.encoder,
+                    "seed": seed,
+                    "curve": curve,
+                }
+            )
+    return {
+        "source": source,
+        "n_pool": sizes[0],
+        "n_test": sizes[1],
+        "classes": labelled.classes,
+        "runs": runs,
+        "skipped": [list(pair) for pair in labelled.skipped + (held_out.skipped if held_out else [])],
+    }
+
+
+def _line(name: str, seed: int, step: Mapping[str, Any]) -> str:
+    accuracy = step["test_accuracy"]
+    shown = "no model yet" if accuracy is None else f"test accuracy {accuracy:.3f}"
+    return f"{name}, seed {seed}: {step['labels']} answers, {shown}, {step['seconds']:.2f} s"
+
+
+# --- the simulated project
+
+
+@dataclass(frozen=True, eq=False)
+class _Project:
+    """A pool with its truth. Test rows are those that are not indexed; audit: bool (N,)."""
+
+    pool: Pool
+    targets: Rows
+    n_classes: int
+    audit: NDArray[np.bool_]
+
+
+def _draw_project(source: str, labelled: Source, held_out: Source | None, plan: Plan, seed: int) -> _Project:
+    rng = np.random.default_rng(seed)
+    n = len(labelled.targets)
+    images, targets = labelled.images, labelled.targets
+    if held_out is not None:
+        images = np.concatenate([images, held_out.images])
+        targets = np.concatenate([targets, _columns(held_out, labelled.classes)])
+        test = np.arange(n, len(targets))
+    else:
+        size = _DIGITS_TEST if source == DIGITS else max(1, round(plan.test_fraction * n))
+        test = rng.permutation(n)[:size]
+    indexed = np.ones(len(targets), bool)
+    indexed[test] = False
+    n_pool = int(indexed.sum())
+    if n_pool < 4 or len(labelled.classes) < 2:
+        raise BadSource(f"{n_pool} images in {len(labelled.classes)} classes are too few to back-test")
+    # The encoder sees the pool only: what it learns must not come from the test split.
+    encoder = encoders.load(plan.encoder)(seed=seed, **plan.encoder_parameters)
+    encoder.fit(images[indexed])
+    embeddings = encoder.embed(images)
+    pool = Pool(embeddings, *nearest(embeddings, indexed), indexed)
+    audit = np.zeros(len(targets), bool)
+    audit[rng.choice(np.flatnonzero(indexed), audit_size(n_pool), replace=False)] = True
+    return _Project(pool, targets, len(labelled.classes), audit)
+
+
+def audit_size(n_pool: int) -> int:
+    """Items drawn as audit split: 5 % of the pool, at least 50, never more than half."""
+    return min(max(_AUDIT_MIN, round(_AUDIT_SHARE * n_pool)), n_pool // 2)
+
+
+def _columns(held_out: Source, classes: list[str]) -> Rows:
+    unknown = sorted(set(held_out.classes) - set(classes))
+    if unknown:
+        raise BadSource(f"the test source has classes the pool does not: {', '.join(unknown)}")
+    return np.asarray([classes.index(held_out.classes[t]) for t in held_out.targets], np.int64)
+
+
+def _steps(project: _Project, acquisition: str, plan: Plan, seed: int) -> Iterator[dict[str, Any]]:
+    """The points of one learning curve: a batch of answers from the head of the queue, a refit, a look."""
+    settings = LoopSettings(plan.head, plan.head_parameters, acquisition, seed=seed)
+    rng = np.random.default_rng([seed, 1])
+    answered = np.zeros(len(project.targets), bool)
+    open_rows = project.pool.indexed & ~answered
+    learned: Learned | None = None
+    while answered.sum() < plan.budget and open_rows.any():
+        started = time.perf_counter()
+        train_rows = np.flatnonzero(answered & ~project.audit)
+        queue = order(
+            project.pool,
+            learned,
+            np.flatnonzero(open_rows & ~project.audit),
+            np.flatnonzero(open_rows & project.audit),
+            train_rows,
+            settings,
+            rng,
+        )
+        batch = min(plan.batch, plan.budget - int(answered.sum()))
+        answered[[entry.row for entry in queue[:batch]]] = True
+        train = _answers(project, answered & ~project.audit)
+        audit = _answers(project, answered & project.audit)
+        try:
+            learned = learn(project.pool, train, audit, project.n_classes, settings)
+        except NotEnoughLabels:
+            learned = None
+        open_rows = project.pool.indexed & ~answered
+        seconds = time.perf_counter() - started
+        yield _point(project, learned, train, audit, open_rows, plan.target_precision) | {"seconds": seconds}
+
+
+def _answers(project: _Project, chosen: NDArray[np.bool_]) -> Answers:
+    rows = np.flatnonzero(chosen)
+    return Answers(rows, project.targets[rows])
+
+
+def _point(
+    project: _Project,
+    learned: Learned | None,
+    train: Answers,
+    audit: Answers,
+    open_rows: NDArray[np.bool_],
+    target_precision: float,
+) -> dict[str, Any]:
+    """One point of a curve. `labels` counts every answer given, audit answers too; accuracies are None
+    while there is no model."""
+    point: dict[str, Any] = {
+        "labels": len(train.rows) + len(audit.rows),
+        "training_labels": len(train.rows),
+        "test_accuracy": None,
+        "test_accuracy_low": None,
+        "test_accuracy_high": None,
+        "pseudo_label_accuracy": None,
+        "auto_accepted": 0.0,
+        "auto_accepted_precision": None,
+    }
+    if learned is None:
+        return point
+    right = learned.probs.argmax(axis=1) == project.targets
+    test = ~project.pool.indexed
+    low, high = wilson(int(right[test].sum()), int(test.sum()))
+    point |= {
+        "test_accuracy": float(right[test].mean()),
+        "test_accuracy_low": low,
+        "test_accuracy_high": high,
+    }
+    if open_rows.any():
+        point["pseudo_label_accuracy"] = float(right[open_rows].mean())
+    # Before any temperature: that was fitted on the very answers the certificate rests on.
+    confidence = softmax(learned.logits).max(axis=1)
+    eligible = open_rows & ~project.audit
+    certificate = gate.certify(
+        confidence[eligible], confidence[audit.rows], right[audit.rows], target_precision
+    )
+    if certificate:
+        accepted = eligible & (confidence >= certificate.threshold)
+        point["auto_accepted"] = float(accepted.sum() / project.pool.indexed.sum())
+        point["auto_accepted_precision"] = float(right[accepted].mean())
+    return point
+
+
+# --- labelled sources
+
+
+def load_source(source: str, image_px: int | None = None) -> Source:
+    """Images and classes of a source; image_px: side of the squares, by default as the product chooses.
+
+    Raises BadSource if nothing is there to read. A file that cannot be decoded is skipped and listed.
+    """
+    if source == DIGITS:
+        return _digits()
+    path = Path(source)
+    if path.is_dir():
+        return _decoded(list(_folder_files(path)), image_px, source)
+    if path.is_file() and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return _decoded(list(_zip_files(archive)), image_px, source)
+    raise BadSource(f"{source} is neither 'digits' nor a folder or zip of class folders")
+
+
+def _digits() -> Source:
+    digits = load_digits()
+    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    images = np.repeat(grey[..., None], 3, axis=3)
+    return Source(images, digits.target.astype(np.int64), [str(name) for name in digits.target_names], [])
+
+
+_File = tuple[PurePosixPath, Callable[[], bytes]]
+
+
+def _folder_files(root: Path) -> Iterator[_File]:
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            yield PurePosixPath(path.relative_to(root).as_posix()), partial(_read_file, path)
+
+
+def _read_file(path: Path) -> bytes:
+    if path.stat().st_size > _MAX_FILE_BYTES:
+        raise UnreadableImage(f"larger than {_MAX_FILE_BYTES >> 20} MiB")
+    return path.read_bytes()
+
+
+def _zip_files(archive: zipfile.ZipFile) -> Iterator[_File]:
+    """Entries are read in memory and never written to disk; a name with .. in it is no class, so it is left out."""
+    for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
+        name = PurePosixPath(entry.filename.replace("\\", "/"))
+        if not entry.is_dir() and not name.is_absolute() and ".." not in name.parts:
+            yield name, partial(_read_entry, archive, entry)
+
+
+def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    if entry.file_size > _MAX_FILE_BYTES:
+        raise UnreadableImage(f"larger than {_MAX_FILE_BYTES >> 20} MiB")
+    try:
+        with archive.open(entry) as file:
+            return file.read(_MAX_FILE_BYTES)
+    except (RuntimeError, NotImplementedError, zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
+        raise UnreadableImage(f"cannot be read from the zip: {error}") from error
+
+
+def _decoded(files: list[_File], image_px: int | None, source: str) -> Source:
+    files = [(name, read) for name, read in files if _is_picture(name)]
+    depth = _class_depth([name for name, _ in files])
+    if not files or depth is None:
+        raise BadSource(f"{source} holds no class folders with images in them")
+    px = image_px or _typical_px([read for _, read in files[:: max(1, len(files) // 50)]])
+    images, names, skipped = [], [], []
+    for name, read in files:
+        try:
+            images.append(decode(read(), px))
+            names.append(name.parts[depth])
+        except UnreadableImage as error:
+            skipped.append((str(name), str(error)))
+    if not images:
+        raise BadSource(f"{source} holds no image that can be read")
+    classes = sorted(set(names))
+    column = {name: place for place, name in enumerate(classes)}
+    return Source(np.stack(images), np.asarray([column[name] for name in names], np.int64), classes, skipped)
+
+
+def _is_picture(name: PurePosixPath) -> bool:
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
+    return not hidden and name.suffix.lower() in _SUFFIXES
+
+
+def _class_depth(names: list[PurePosixPath]) -> int | None:
+    """Which part of a path names the class: the first where paths differ; None when no folder part does."""
+    shortest = min((len(name.parts) - 1 for name in names), default=0)
+    for depth in range(shortest):
+        if len({name.parts[depth] for name in names}) > 1:
+            return depth
+    return None
+
+
+def _typical_px(reads: Sequence[Callable[[], bytes]]) -> int:
+    sizes = []
+    for read in reads:
+        try:
+            sizes.append(image_size(read()))
+        except UnreadableImage:
+            continue
+    return training_px([w for w, _ in sizes], [h for _, h in sizes])

@@ -1,0 +1,226 @@
+"""The fast loop: answers in, a scored pool and a new queue out, in seconds. Pure functions over arrays.
+
+The worker's jobs and the back-test both run these functions, so that what a back-test shows is what a project
+gets.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ml_worker import acquisition, heads
+from ml_worker.calibrate import softmax, temperature
+from ml_worker.evaluate import accuracy_report
+from ml_worker.pool import Floats, Pool, Rows
+
+_REASONS = {"margin": "close_call", "typiclust": "typical", "random_sampling": "random"}
+_SEED_CHUNK = 20  # how many of a cold start's items are chosen to complement each other at first
+
+
+class NotEnoughLabels(ValueError):
+    """There are fewer than two labelled classes: nothing to tell apart yet."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """What drives the loop. head, acquisition: catalogue names; head_parameters: cleaned by the catalogue.
+
+    cold_start: the acquisition function until there are `cold_start_answers(n_classes)` training answers.
+    audit_share: part of the queue that is random audit items, 0..1, while there are any.
+    """
+
+    head: str
+    head_parameters: Mapping[str, Any]
+    acquisition: str
+    cold_start: str = "typiclust"
+    queue_length: int = 200
+    audit_share: float = 0.2
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Answered items: rows int64 (L,) of the pool and their class columns, targets int64 (L,)."""
+
+    rows: Rows
+    targets: Rows
+
+    def __post_init__(self) -> None:
+        if self.rows.shape != self.targets.shape:
+            raise ValueError(f"{self.rows.shape} rows do not fit {self.targets.shape} targets")
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """A scored pool. logits: float32 (N, C). probs: float32 (N, C), calibrated when temperature is not None.
+
+    audit: `evaluate.accuracy_report` over the audit answers, None without any. seconds: fit and score.
+    """
+
+    probs: Floats
+    logits: Floats
+    temperature: float | None
+    audit: dict[str, Any] | None
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One place in the queue: rank from 0, why it is there, and what the reason's sentence needs.
+
+    reason_code: audit, typical, close_call (reason_data: classes [a, b] as columns, probs [p_a, p_b]) or
+    random.
+    """
+
+    row: int
+    rank: int
+    utility: float
+    reason_code: str
+    reason_data: dict[str, Any] = field(default_factory=dict)
+
+
+def cold_start_answers(n_classes: int) -> int:
+    """Training answers to collect by the cold-start order before the model's own doubt leads."""
+    return max(20, 2 * n_classes)
+
+
+def learn(pool: Pool, train: Answers, audit: Answers, n_classes: int, settings: LoopSettings) -> Learned:
+    """Fit the head on the training answers and score every row; the audit answers measure and calibrate only.
+
+    Raises NotEnoughLabels when fewer than two classes are labelled.
+    """
+    labelled_classes = len(np.unique(train.targets))
+    if labelled_classes < 2:
+        raise NotEnoughLabels(f"answers cover {labelled_classes} of {n_classes} classes; label at least 2")
+    started = time.perf_counter()
+    head = heads.load(settings.head)(n_classes, **settings.head_parameters)
+    head.fit(pool, train.rows, train.targets, np.ones(len(train.rows), np.float32))
+    fitted = time.perf_counter()
+    logits: Floats = head.logits(pool)
+    degrees = temperature(logits[audit.rows], audit.targets)
+    probs = softmax(logits, degrees)
+    report = accuracy_report(probs[audit.rows], audit.targets) if len(audit.rows) else None
+    seconds = {"fit": fitted - started, "score": time.perf_counter() - fitted}
+    return Learned(probs, logits, degrees, report, seconds)
+
+
+def order(
+    pool: Pool,
+    learned: Learned | None,
+    candidates: Rows,
+    audit_rows: Rows,
+    train_rows: Rows,
+    settings: LoopSettings,
+    rng: np.random.Generator,
+) -> list[Entry]:
+    """The queue, best first: at most queue_length entries, audit items strewn in at audit_share.
+
+    candidates: open rows that are not audit items; audit_rows: open audit items; train_rows: rows already
+    answered (skipped ones too).
+    """
+    length = min(settings.queue_length, len(candidates) + len(audit_rows))
+    places = _audit_places(length, len(candidates), len(audit_rows), settings.audit_share, rng)
+    audits = [Entry(int(r), 0, 0.0, "audit") for r in rng.permutation(audit_rows)[: len(places)]]
+    chosen = _chosen(pool, learned, candidates, train_rows, length - len(places), settings, rng)
+    audits.reverse()
+    chosen.reverse()
+    strewn = [audits.pop() if rank in places else chosen.pop() for rank in range(length)]
+    return [Entry(e.row, rank, e.utility, e.reason_code, e.reason_data) for rank, e in enumerate(strewn)]
+
+
+def _audit_places(length: int, others: int, audits: int, share: float, rng: np.random.Generator) -> set[int]:
+    """Ranks that audit items take: one at a random place in each stretch of 1 / share, until they run out;
+    more at the end when there is nothing else left to ask."""
+    places: list[int] = []
+    if share > 0:
+        stretches = int(length * share) + 1
+        drawn = ((np.arange(stretches) + rng.random(stretches)) / share).astype(int)
+        places = [int(p) for p in dict.fromkeys(drawn) if p < length][:audits]
+    missing = length - others - len(places)
+    free = [p for p in range(length - 1, -1, -1) if p not in set(places)]
+    return set(places) | set(free[: max(missing, 0)])
+
+
+def _chosen(
+    pool: Pool,
+    learned: Learned | None,
+    candidates: Rows,
+    train_rows: Rows,
+    budget: int,
+    settings: LoopSettings,
+    rng: np.random.Generator,
+) -> list[Entry]:
+    """The entries the acquisition function asks for, best first."""
+    if budget <= 0:
+        return []
+    columns = 2 if learned is None else learned.probs.shape[1]
+    cold = learned is None or len(train_rows) < cold_start_answers(columns)
+    name = settings.cold_start if cold else settings.acquisition
+    # Candidates arrive in any order; sorted, the result does not depend on it.
+    rows = np.sort(candidates)
+    probs = np.full((len(rows), columns), 1.0 / columns, np.float32)
+    if learned is not None:
+        probs = learned.probs[rows]
+    embeddings = np.asarray(pool.embeddings[rows])
+    ranked, utility = _rank_in_chunks(name, embeddings, probs, pool.embeddings[train_rows], budget, rng)
+    apart = _keep_apart(embeddings, ranked)
+    reason = _REASONS.get(name, "random")
+    return [
+        Entry(int(rows[ranked[i]]), 0, float(utility[i]), reason, _reason_data(reason, probs[ranked[i]]))
+        for i in apart
+    ]
+
+
+def _rank_in_chunks(
+    name: str, embeddings: Floats, probs: Floats, labeled: Floats, budget: int, rng: np.random.Generator
+) -> tuple[Rows, Floats]:
+    """A ranking whose head does not depend on how long the queue is.
+
+    typiclust makes as many clusters as items are asked for: asked for a whole queue at once, its first items
+    would be typical of tiny clusters and the person would meet one class many times. So it is asked for a
+    few, then, with those taken as labelled, for twice as many, and so on.
+    """
+    rank = acquisition.load(name)
+    if name != "typiclust":
+        return rank(acquisition.Candidates(embeddings, probs, np.asarray(labeled)), budget, rng)
+    left = np.arange(len(embeddings))
+    rows: list[Rows] = []
+    utilities: list[Floats] = []
+    chunk, taken = _SEED_CHUNK, 0
+    while taken < budget:
+        known = np.concatenate([labeled, *(embeddings[r] for r in rows)])
+        part, utility = rank(
+            acquisition.Candidates(embeddings[left], probs[left], known), min(chunk, budget - taken), rng
+        )
+        rows.append(left[part])
+        utilities.append(utility)
+        left = np.delete(left, part)
+        taken, chunk = taken + len(part), chunk * 2
+    return np.concatenate(rows), np.concatenate(utilities)
+
+
+def _keep_apart(embeddings: Floats, ranked: Rows) -> list[int]:
+    """Places in `ranked`, in order; an item that nearly copies the one just before it waits a turn."""
+    radius = acquisition.near_copy_radius(embeddings)
+    points = embeddings[ranked]
+    waiting = list(range(len(ranked)))
+    placed: list[int] = []
+    while waiting:
+        pick = 0
+        if placed:
+            away = np.linalg.norm(points[waiting] - points[placed[-1]], axis=1) > radius
+            pick = int(away.argmax())  # the first far enough; the first of all when none is
+        placed.append(waiting.pop(pick))
+    return placed
+
+
+def _reason_data(reason: str, probs: Floats) -> dict[str, Any]:
+    if reason != "close_call":
+        return {}
+    best = np.argsort(-probs, kind="stable")[:2]
+    return {"classes": [int(c) for c in best], "probs": [round(float(probs[c]), 4) for c in best]}

@@ -1,0 +1,167 @@
+"""Decoding images once, to a pool of small uint8 squares that every later step reads."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ml_worker.pool import Rows
+
+Images = NDArray[np.uint8]
+
+MAX_PX = 32
+MAX_PIXELS = 100_000_000  # a header may promise more than memory holds
+
+# Pillow's decoders raise many kinds of error on hostile bytes; each means the same to the caller.
+_DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+class UnreadableImage(ValueError):
+    """These bytes are not an image that can be decoded; the message says why."""
+
+
+def training_px(widths: Sequence[int], heights: Sequence[int]) -> int:
+    """Side of the decoded squares: the typical longer side of these images, at most 32."""
+    if len(widths) == 0:
+        return MAX_PX
+    longer = np.maximum(np.asarray(widths), np.asarray(heights))
+    return int(max(1, min(MAX_PX, np.median(longer))))
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Width and height as the header says, before any turning. Raises UnreadableImage."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.size
+    except _DECODER_ERRORS as error:
+        raise UnreadableImage(f"cannot be decoded: {error}") from error
+
+
+def decode(data: bytes, image_px: int) -> Images:
+    """Image bytes -> uint8 (image_px, image_px, 3), turned as EXIF says, transparent parts on white.
+
+    Squashed to a square, not letterboxed: at this size the bars of a letterbox would be the strongest pattern
+    in the pool, and items would group by the shape of the frame instead of by what is in it; a crop would
+    lose content. Raises UnreadableImage.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableImage(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS} are read")
+            image.draft("RGB", (2 * image_px, 2 * image_px))
+            upright = _rgb(ImageOps.exif_transpose(image))
+            small = upright.resize((image_px, image_px), Image.Resampling.BICUBIC, reducing_gap=3.0)
+            return np.asarray(small, np.uint8)
+    except UnreadableImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImage("not an image of a known kind") from error
+    except _DECODER_ERRORS as error:
+        raise UnreadableImage(f"cannot be decoded: {error}") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # 16-bit grey; Pillow's own conversion would clip everything above 255.
+        values = np.asarray(image).astype(np.int64)
+        shift = 8 if values.max(initial=0) > 255 else 0
+        return Image.fromarray(np.clip(values >> shift, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+class DecodedPool:
+    """Decoded images of a project in a folder; it only ever grows, and a crash loses at most the last chunk.
+
+    `images.u8`: raw uint8, one (image_px, image_px, 3) square after another. `item_ids.npy`: int64, whose
+    image stands where. An append writes the images through to the disk, then replaces the ids in one step:
+    only images named there exist, and what a crash left behind them is cut off by the next append. One writer
+    at a time.
+    """
+
+    def __init__(self, folder: Path, image_px: int) -> None:
+        self.folder, self.image_px = folder, image_px
+        self._images, self._ids = folder / "images.u8", folder / "item_ids.npy"
+        self.item_ids: Rows = np.zeros(0, np.int64)
+        if self._ids.exists():
+            self.item_ids = np.load(self._ids, allow_pickle=False)
+        whole = self._images.stat().st_size // self._row_bytes if self._images.exists() else 0
+        self.item_ids = self.item_ids[:whole]  # a copy cut short elsewhere must not be read past its end
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.image_px * self.image_px * 3
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def missing(self, item_ids: Rows) -> Rows:
+        """Those of the items that have no image here yet, in the order given."""
+        item_ids = np.asarray(item_ids, np.int64)
+        return item_ids[~np.isin(item_ids, self.item_ids)]
+
+    def append(self, item_ids: Rows, images: Images) -> None:
+        """Add a chunk: ids int64 (n,), none of them here yet, and images uint8 (n, px, px, 3)."""
+        item_ids = np.asarray(item_ids, np.int64)
+        wanted = (len(item_ids), self.image_px, self.image_px, 3)
+        if images.shape != wanted or images.dtype != np.uint8:
+            raise ValueError(f"images are {images.dtype} {images.shape}; wanted uint8 {wanted}")
+        if len(np.unique(item_ids)) < len(item_ids) or np.isin(item_ids, self.item_ids).any():
+            raise ValueError("an item of this chunk is in the pool already, or twice in the chunk")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._images.open("r+b" if self._images.exists() else "w+b") as file:
+            file.truncate(len(self) * self._row_bytes)
+            file.seek(0, os.SEEK_END)
+            file.write(np.ascontiguousarray(images).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        self._replace_ids(np.concatenate([self.item_ids, item_ids]))
+
+    def _replace_ids(self, item_ids: Rows) -> None:
+        fresh = self._ids.with_suffix(".tmp")
+        with fresh.open("wb") as file:
+            np.save(file, item_ids)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._ids)
+        self.item_ids = item_ids
+
+    def images(self) -> Images:
+        """All images, uint8 (n, px, px, 3), memory-mapped and read-only, in the order of `item_ids`."""
+        shape = (len(self), self.image_px, self.image_px, 3)
+        if len(self) == 0:
+            return np.zeros(shape, np.uint8)
+        return np.memmap(self._images, np.uint8, "r", shape=shape)
+
+    def rows(self, item_ids: Rows) -> Rows:
+        """Where the images of these items stand, int64. Raises KeyError naming the first without one."""
+        item_ids = np.asarray(item_ids, np.int64)
+        sorter = np.argsort(self.item_ids, kind="stable")
+        places = np.searchsorted(self.item_ids, item_ids, sorter=sorter)
+        found = np.take(sorter, places, mode="clip") if len(sorter) else np.zeros(len(item_ids), np.int64)
+        absent = self.item_ids[found] != item_ids if len(sorter) else np.ones(len(item_ids), bool)
+        if absent.any():
+            raise KeyError(f"item {item_ids[absent][0]} has no decoded image here")
+        return found
