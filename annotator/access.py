@@ -3,13 +3,13 @@
 Outsiders get NotFound (a project they may not see does not exist for them), members of too low a role NotAllowed.
 """
 
-from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.contrib.auth.models import AnonymousUser, User
 from django.db.models import QuerySet
 
 from annotator.errors import NotAllowed, NotFound
 from annotator.models import Item, Job, Membership, Project, Role
 
-User = AbstractBaseUser | AnonymousUser
+Visitor = User | AnonymousUser
 
 # Each step of the loop asks for one of these.
 VIEW, LABEL, REVIEW, OWN = Role.VIEWER, Role.ANNOTATOR, Role.REVIEWER, Role.OWNER
@@ -21,16 +21,16 @@ def allows(role: str, needed: Role) -> bool:
     return _RANK[Role(role)] >= _RANK[needed]
 
 
-def visible_projects(user: User) -> QuerySet[Project]:
+def visible_projects(user: Visitor) -> QuerySet[Project]:
     """The projects this person is a member of, newest first."""
-    return Project.objects.filter(memberships__user_id=user.pk).order_by("-id")
+    return Project.objects.filter(memberships__user_id=user.pk or 0).order_by("-id")
 
 
-def get_membership(user: User, project_id: int, needed: Role = VIEW) -> Membership:
+def get_membership(user: Visitor, project_id: int, needed: Role = VIEW) -> Membership:
     """The person's membership with its project. Raises NotFound for outsiders, NotAllowed for too low a role."""
     membership = (
         Membership.objects.select_related("project", "user")
-        .filter(project_id=project_id, user_id=user.pk)
+        .filter(project_id=project_id, user_id=user.pk or 0)
         .first()
     )
     if membership is None:
@@ -42,12 +42,12 @@ def get_membership(user: User, project_id: int, needed: Role = VIEW) -> Membersh
     return membership
 
 
-def get_project(user: User, project_id: int, needed: Role = VIEW) -> Project:
+def get_project(user: Visitor, project_id: int, needed: Role = VIEW) -> Project:
     """The project, for a member of at least this role."""
     return get_membership(user, project_id, needed).project
 
 
-def get_item(user: User, project_id: int, item_id: int, needed: Role = VIEW) -> Item:
+def get_item(user: Visitor, project_id: int, item_id: int, needed: Role = VIEW) -> Item:
     """An item of a project, for a member of at least this role."""
     project = get_project(user, project_id, needed)
     item = Item.objects.filter(project=project, pk=item_id).first()
@@ -56,7 +56,7 @@ def get_item(user: User, project_id: int, item_id: int, needed: Role = VIEW) -> 
     return item
 
 
-def get_job(user: User, project_id: int, job_id: int, needed: Role = VIEW) -> Job:
+def get_job(user: Visitor, project_id: int, job_id: int, needed: Role = VIEW) -> Job:
     """A job of a project, for a member of at least this role."""
     project = get_project(user, project_id, needed)
     job = Job.objects.filter(project=project, pk=job_id).first()

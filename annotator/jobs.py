@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth.models import AbstractBaseUser
+from django.contrib.auth.models import User
 from django.db import IntegrityError, connection, transaction
 from django.db.models import F
 from django.db.models.functions import Coalesce
@@ -44,7 +44,7 @@ def enqueue(
     kind: str,
     *,
     parameters: dict[str, Any] | None = None,
-    created_by: AbstractBaseUser | None = None,
+    created_by: User | None = None,
     seed: int = 0,
 ) -> Job:
     """A waiting job, rung for after the commit; for coalesced kinds the one already waiting, if there is one."""
@@ -230,7 +230,9 @@ def _pick_up(job: Job) -> None:
                 silent.update(state=Job.State.QUEUED, message="the worker stopped; starting again where it was")
         except IntegrityError:  # a newer one of this coalesced kind already waits and will do the same work
             silent.update(
-                state=Job.State.CANCELLED, finished_at=timezone.now(), message="the worker stopped; a newer job follows"
+                state=Job.State.CANCELLED,
+                finished_at=timezone.now(),
+                message="the worker stopped; a newer job follows",
             )
 
 

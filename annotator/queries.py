@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from django.contrib.auth.models import AbstractBaseUser
+from django.contrib.auth.models import User
 from django.db.models import Count, QuerySet
 from django.utils import timezone
 
@@ -28,7 +28,7 @@ def open_classes(project: Project) -> list[LabelClass]:
     return list(project.classes.filter(is_archived=False))
 
 
-def held_entries(project: Project, user: AbstractBaseUser) -> QuerySet[QueueEntry]:
+def held_entries(project: Project, user: User) -> QuerySet[QueueEntry]:
     """What this person holds now, in rank order, with the items."""
     return (
         QueueEntry.objects.select_related("item")
@@ -37,13 +37,13 @@ def held_entries(project: Project, user: AbstractBaseUser) -> QuerySet[QueueEntr
     )
 
 
-def other_holders(project: Project, user: AbstractBaseUser) -> list[QueueEntry]:
+def other_holders(project: Project, user: User) -> list[QueueEntry]:
     """What others hold now: for telling somebody who finds the queue empty."""
     held = QueueEntry.objects.select_related("leased_by").filter(project=project, leased_until__gt=timezone.now())
     return list(held.exclude(leased_by_id=user.pk).exclude(leased_by__isnull=True).order_by("leased_until")[:50])
 
 
-def current_annotation(item: Item, user: AbstractBaseUser) -> Annotation | None:
+def current_annotation(item: Item, user: User) -> Annotation | None:
     """The end of this person's chain of answers to the item (it may be a retraction), or None."""
     return Annotation.objects.filter(item=item, annotator_id=user.pk, superseded_by__isnull=True).first()
 
@@ -106,7 +106,7 @@ def class_balance(project: Project) -> list[tuple[LabelClass, int]]:
     task_type = task_types.get(project.task_type)
     counts: Counter[int] = Counter()
     for row in labels.values("value").annotate(n=Count("item", distinct=True)).order_by():
-        for class_id in task_type.class_ids(row["value"]):
+        for class_id in task_type.class_ids(row["value"] or {}):
             counts[class_id] += row["n"]
     classes = sorted(project.classes.all(), key=lambda each: (each.is_archived, each.position, each.pk))
     return [(each, counts[each.pk]) for each in classes if not each.is_archived or counts[each.pk]]
@@ -162,7 +162,7 @@ class LabelProgress:
     audit_size: int
 
 
-def label_progress(project: Project, user: AbstractBaseUser) -> LabelProgress:
+def label_progress(project: Project, user: User) -> LabelProgress:
     """Seven small queries, none over the pool's payload."""
     counts = pool_counts(project)
     asked = {split: sum(counts[split].values()) for split in (Split.POOL, Split.AUDIT)}
@@ -226,7 +226,8 @@ def accuracy_curve(project: Project, points_at_most: int = 200) -> list[CurvePoi
     step = max(1, math.ceil(len(models) / points_at_most))
     kept = models[::-1][::step][::-1]  # from the newest backwards, so that the newest is always there
     return [
-        CurvePoint(model.number, model.answer_count, measured(model, "audit"), measured(model, "test")) for model in kept
+        CurvePoint(model.number, model.answer_count, measured(model, "audit"), measured(model, "test"))
+        for model in kept
     ]
 
 

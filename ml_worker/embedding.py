@@ -2,6 +2,7 @@
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,12 @@ def run(run: jobs.Run) -> None:
     pool = _embed(run, project, decoded, item_ids, splits, snapshot.embedding_folder(name) / "encoder")
     _save(pool, item_ids, splits, snapshot.embedding_folder(name))
     run.log(f"embedded {len(item_ids):,} images of {image_px} px to {pool.embeddings.shape[1]} numbers each")
-    run.job.result = {"folder": name, "n": len(item_ids), "image_px": image_px, "encoder": project.settings.encoder}
+    run.job.result = {
+        "folder": name,
+        "n": len(item_ids),
+        "image_px": image_px,
+        "encoder": project.settings.encoder,
+    }
     Job.objects.filter(pk=run.job.pk).update(result=run.job.result)
     _prune(project, keep=name)
     jobs.enqueue(project, Job.Kind.REFIT)
@@ -50,13 +56,14 @@ def _decode_missing(run: jobs.Run, decoded: DecodedPool, item_ids: Rows) -> None
         for start in range(0, len(missing), CHUNK):
             chunk = missing[start : start + CHUNK]
             keys = dict(Item.objects.filter(pk__in=chunk.tolist()).values_list("pk", "storage_key"))
-            images = list(threads.map(lambda pk: _decoded(run, keys[pk], decoded.image_px), chunk.tolist()))
+            wanted = [keys[pk] for pk in chunk.tolist()]
+            images = list(threads.map(partial(_decoded, run, decoded.image_px), wanted))
             decoded.append(chunk, np.stack(images))
             done = len(item_ids) - len(missing) + start + len(chunk)
             run.report(DECODED * done / len(item_ids), f"decoded {done:,} of {len(item_ids):,} images")
 
 
-def _decoded(run: jobs.Run, storage_key: str, image_px: int) -> Images:
+def _decoded(run: jobs.Run, image_px: int, storage_key: str) -> Images:
     try:
         with default_storage.open(storage_key) as file:
             return decode(file.read(), image_px)
@@ -67,7 +74,12 @@ def _decoded(run: jobs.Run, storage_key: str, image_px: int) -> Images:
 
 
 def _embed(
-    run: jobs.Run, project: Project, decoded: DecodedPool, item_ids: Rows, splits: np.ndarray, encoder_folder: Path
+    run: jobs.Run,
+    project: Project,
+    decoded: DecodedPool,
+    item_ids: Rows,
+    splits: np.ndarray,
+    encoder_folder: Path,
 ) -> Pool:
     run.report(DECODED, "learning the encoder", force=True)
     indexed = splits != snapshot.SPLIT_CODES[Split.TEST]

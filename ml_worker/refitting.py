@@ -133,9 +133,7 @@ def _rank(
     )
     seconds["rank"] = time.perf_counter() - started
     started = time.perf_counter()
-    queueing.fill_queue(
-        project=project, entries=[_ranked(entry, taken) for entry in entries], model_version=model
-    )
+    queueing.fill_queue(project=project, entries=[_ranked(entry, taken) for entry in entries], model_version=model)
     seconds["write"] = time.perf_counter() - started
 
 

@@ -18,7 +18,17 @@ from django.test import Client
 from PIL import Image
 
 from annotator.actions import labeling, projects, proposing, queueing
-from annotator.models import Annotation, Item, LabelClass, Membership, ModelVersion, Project, Proposal, Role, Split
+from annotator.models import (
+    Annotation,
+    Item,
+    LabelClass,
+    Membership,
+    ModelVersion,
+    Project,
+    Proposal,
+    Role,
+    Split,
+)
 
 
 def _person(name: str) -> User:
@@ -139,7 +149,12 @@ def model(project: Project, cat: LabelClass, dog: LabelClass) -> ModelVersion:
         label_count=20,
         answer_count=60,
         temperature=1.1,
-        metrics={"audit": report, "test": None, "proposals": proposals, "seconds": {"fit": 0.1, "score": 0.1}},
+        metrics={
+            "audit": report,
+            "test": None,
+            "proposals": proposals,
+            "seconds": {"fit": 0.1, "score": 0.1},
+        },
         artifact_folder="",
     )
 

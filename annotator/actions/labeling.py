@@ -3,7 +3,7 @@
 import uuid as uuids
 from typing import Any
 
-from django.contrib.auth.models import AbstractBaseUser
+from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
@@ -19,7 +19,7 @@ ANSWERS = (Annotation.Kind.LABEL, Annotation.Kind.SKIP, Annotation.Kind.NONE_OF_
 def submit_and_reserve(
     *,
     project: Project,
-    annotator: AbstractBaseUser,
+    annotator: User,
     item_id: int,
     uuid: uuids.UUID,
     kind: str,
@@ -46,7 +46,7 @@ def submit_and_reserve(
 def record_annotation(
     *,
     project: Project,
-    annotator: AbstractBaseUser,
+    annotator: User,
     item_id: int,
     uuid: uuids.UUID,
     kind: str,
@@ -101,13 +101,13 @@ def record_annotation(
     return annotation
 
 
-def _same_answer(repeated: Annotation, item: Item, annotator: AbstractBaseUser) -> Annotation:
+def _same_answer(repeated: Annotation, item: Item, annotator: User) -> Annotation:
     if repeated.item_id != item.pk or repeated.annotator_id != annotator.pk:
         raise Conflict(f"the id {repeated.uuid} was already used for another answer; make a new one for each answer")
     return repeated
 
 
-def _entry_for(item: Item, annotator: AbstractBaseUser) -> QueueEntry | None:
+def _entry_for(item: Item, annotator: User) -> QueueEntry | None:
     """The item's queue entry. Raises LeaseLost unless it is free, held by this person, or open and not queued.
 
     A lease that ran out is forgiven as long as nobody else took the item.
@@ -146,7 +146,7 @@ def state_of(current: list[Annotation]) -> str:
 
 
 @transaction.atomic
-def undo_last(*, project: Project, annotator: AbstractBaseUser, uuid: uuids.UUID) -> QueueEntry | None:
+def undo_last(*, project: Project, annotator: User, uuid: uuids.UUID) -> QueueEntry | None:
     """Take back this person's newest answer and hold its item again, ahead of the others; None when there is none.
 
     The same ``uuid`` again undoes nothing more. Adds a retraction; nothing is deleted. Locks the item row.
@@ -183,7 +183,7 @@ def undo_last(*, project: Project, annotator: AbstractBaseUser, uuid: uuids.UUID
     return _hold_again(project, item, annotator, last)
 
 
-def _hold_again(project: Project, item: Item, annotator: AbstractBaseUser, last: Annotation) -> QueueEntry:
+def _hold_again(project: Project, item: Item, annotator: User, last: Annotation) -> QueueEntry:
     first = QueueEntry.objects.filter(project=project).order_by("rank").values_list("rank", flat=True).first() or 0
     entry, _ = QueueEntry.objects.update_or_create(
         item=item,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.contrib.auth.models import AbstractBaseUser
+from django.contrib.auth.models import User
 from django.db import transaction
 
 from annotator.errors import Conflict, InvalidClass, InvalidSettings, NotFound
@@ -23,7 +23,7 @@ NAME_AT_MOST = 120
 
 @transaction.atomic
 def create_project(
-    *, owner: AbstractBaseUser, name: str, class_names: list[str], instructions: str = "", **columns: Any
+    *, owner: User, name: str, class_names: list[str], instructions: str = "", **columns: Any
 ) -> Project:
     """A project with its classes, owned by ``owner``. Raises InvalidSettings or InvalidClass naming what is wrong."""
     project = Project.objects.create(name=_free_name(name), instructions=instructions.strip(), **columns)
@@ -39,7 +39,7 @@ def _free_name(name: str, but: Project | None = None) -> str:
     if not name or len(name) > NAME_AT_MOST:
         why = f"a project's name has 1 to {NAME_AT_MOST} characters, this has {len(name)}"
         raise InvalidSettings(why, fields={"name": why})
-    if Project.objects.filter(name__iexact=name).exclude(pk=but.pk if but else None).exists():
+    if Project.objects.filter(name__iexact=name).exclude(pk=but.pk if but else 0).exists():
         why = f"there is already a project called {name!r}; choose another name"
         raise InvalidSettings(why, fields={"name": why})
     return name
@@ -49,7 +49,7 @@ def _free_name(name: str, but: Project | None = None) -> str:
 def save_settings(
     *,
     project: Project,
-    actor: AbstractBaseUser,
+    actor: User,
     raw: dict[str, Any],
     name: str | None = None,
     instructions: str | None = None,
@@ -67,9 +67,7 @@ def save_settings(
 
 
 @transaction.atomic
-def add_class(
-    *, project: Project, actor: AbstractBaseUser, name: str, shortcut: str | None = None
-) -> LabelClass:
+def add_class(*, project: Project, actor: User, name: str, shortcut: str | None = None) -> LabelClass:
     """A new class at the end, with the next colour and the next free number key. Raises InvalidClass."""
     Project.objects.select_for_update(no_key=True).get(pk=project.pk)  # two additions at once get different keys
     classes = list(project.classes.all())
@@ -84,7 +82,10 @@ def add_class(
     _set(label_class, name=name, shortcut=shortcut)
     label_class.save()
     AuditEvent.objects.create(
-        project=project, actor_id=actor.pk, verb="added a class", detail={"class": label_class.pk, "name": name}
+        project=project,
+        actor_id=actor.pk,
+        verb="added a class",
+        detail={"class": label_class.pk, "name": name},
     )
     return label_class
 
@@ -93,7 +94,7 @@ def add_class(
 def update_class(
     *,
     label_class: LabelClass,
-    actor: AbstractBaseUser,
+    actor: User,
     name: str,
     colour: str | None = None,
     shortcut: str | None = None,
@@ -140,7 +141,7 @@ def _colour(colour: str) -> str:
 
 
 @transaction.atomic
-def archive_class(*, label_class: LabelClass, actor: AbstractBaseUser, archived: bool) -> LabelClass:
+def archive_class(*, label_class: LabelClass, actor: User, archived: bool) -> LabelClass:
     """Take a class off the keyboard or bring it back. Answers that name it stay as they are."""
     label_class.is_archived = archived
     others = LabelClass.objects.filter(project=label_class.project, is_archived=False).exclude(pk=label_class.pk)
@@ -155,7 +156,7 @@ def archive_class(*, label_class: LabelClass, actor: AbstractBaseUser, archived:
 
 
 @transaction.atomic
-def move_class(*, label_class: LabelClass, actor: AbstractBaseUser, step: int) -> None:
+def move_class(*, label_class: LabelClass, actor: User, step: int) -> None:
     """Move a class ``step`` places down (negative: up) among all classes of its project."""
     classes = list(LabelClass.objects.select_for_update().filter(project=label_class.project))
     here = next(index for index, each in enumerate(classes) if each.pk == label_class.pk)
@@ -170,7 +171,7 @@ def move_class(*, label_class: LabelClass, actor: AbstractBaseUser, step: int) -
 
 
 @transaction.atomic
-def set_member(*, project: Project, actor: AbstractBaseUser, username: str, role: str) -> Membership:
+def set_member(*, project: Project, actor: User, username: str, role: str) -> Membership:
     """Give a person a role, new or changed. Raises NotFound for an unknown name, Conflict for the last owner."""
     user = get_user_model().objects.filter(username=username.strip()).first()
     if user is None:
@@ -187,7 +188,7 @@ def set_member(*, project: Project, actor: AbstractBaseUser, username: str, role
 
 
 @transaction.atomic
-def remove_member(*, project: Project, actor: AbstractBaseUser, user_id: int) -> None:
+def remove_member(*, project: Project, actor: User, user_id: int) -> None:
     """Take a person out of the project; their answers stay. Raises Conflict for the last owner."""
     _keep_an_owner(project, user_id)
     Membership.objects.filter(project=project, user_id=user_id).delete()

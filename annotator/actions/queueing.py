@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth.models import AbstractBaseUser
+from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
@@ -35,7 +35,7 @@ class Ranked:
 
 
 @transaction.atomic
-def reserve_items(*, project: Project, annotator: AbstractBaseUser, count: int = 5) -> list[QueueEntry]:
+def reserve_items(*, project: Project, annotator: User, count: int = 5) -> list[QueueEntry]:
     """Everything this person now holds, topped up to ``count`` items, in rank order.
 
     Holding is a lease of LEASE_S seconds; what is already held is renewed. Locks the entries it takes with SKIP
@@ -54,7 +54,7 @@ def reserve_items(*, project: Project, annotator: AbstractBaseUser, count: int =
     return list(queries.held_entries(project, annotator))
 
 
-def _take(project: Project, annotator: AbstractBaseUser, count: int) -> int:
+def _take(project: Project, annotator: User, count: int) -> int:
     now = timezone.now()
     free = (
         QueueEntry.objects.select_for_update(skip_locked=True, of=("self",))
@@ -69,13 +69,13 @@ def lease_end() -> Any:
     return timezone.now() + timedelta(seconds=settings.LEASE_S)
 
 
-def renew_leases(*, project: Project, annotator: AbstractBaseUser) -> int:
+def renew_leases(*, project: Project, annotator: User) -> int:
     """Give this person LEASE_S more seconds for everything still held; how many items that is."""
     held = QueueEntry.objects.filter(project=project, leased_by=annotator, leased_until__gt=timezone.now())
     return held.update(leased_until=lease_end())
 
 
-def release_items(*, project: Project, annotator: AbstractBaseUser) -> int:
+def release_items(*, project: Project, annotator: User) -> int:
     """Let others have what this person holds; how many items that is."""
     return QueueEntry.objects.filter(project=project, leased_by=annotator).update(leased_by=None, leased_until=None)
 

@@ -4,7 +4,7 @@ import uuid as uuids
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.contrib.auth.models import AbstractBaseUser
+from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
@@ -41,7 +41,7 @@ class Decision:
 def decide(
     *,
     project: Project,
-    reviewer: AbstractBaseUser,
+    reviewer: User,
     accepted: list[int] | None = None,
     rejected: list[int] | None = None,
     corrected: dict[int, Any] | None = None,
@@ -61,8 +61,7 @@ def decide(
         raise NotFound(f"there is no proposal {missing[0]} in this project; reload the page")
     item_ids = [proposal.item_id for proposal in proposals.values()]
     items = {
-        item.pk: item
-        for item in Item.objects.select_for_update(no_key=True).filter(pk__in=item_ids).order_by("pk")
+        item.pk: item for item in Item.objects.select_for_update(no_key=True).filter(pk__in=item_ids).order_by("pk")
     }
     proposing.lock_proposals(project)
     # Read again, now that nobody else can change them.
@@ -101,8 +100,8 @@ def _verdicts(
 ) -> dict[int, tuple[str, Any]]:
     task_type = task_types.get(project.task_type)
     class_ids = [label_class.pk for label_class in queries.open_classes(project)]
-    verdicts: dict[int, tuple[str, Any]] = {pk: ("accepted", None) for pk in accepted}
-    verdicts |= {pk: ("rejected", None) for pk in rejected}
+    verdicts: dict[int, tuple[str, Any]] = dict.fromkeys(accepted, ("accepted", None))
+    verdicts |= dict.fromkeys(rejected, ("rejected", None))
     verdicts |= {pk: ("corrected", task_type.clean(raw, class_ids)) for pk, raw in corrected.items()}
     if len(verdicts) != len(accepted) + len(rejected) + len(corrected):
         raise InvalidAnnotation("a proposal was named twice; say accept, reject or correct, once for each")
@@ -113,7 +112,7 @@ def _verdicts(
     return verdicts
 
 
-def _holders(item_ids: list[int], reviewer: AbstractBaseUser) -> dict[int, str]:
+def _holders(item_ids: list[int], reviewer: User) -> dict[int, str]:
     held = QueueEntry.objects.filter(item_id__in=item_ids, leased_until__gt=timezone.now(), leased_by__isnull=False)
     return {
         entry.item_id: str(entry.leased_by)
@@ -121,9 +120,7 @@ def _holders(item_ids: list[int], reviewer: AbstractBaseUser) -> dict[int, str]:
     }
 
 
-def _obstacle(
-    proposal: Proposal, item: Item, holders: dict[int, str], verdict: str, reviewer: AbstractBaseUser
-) -> str | None:
+def _obstacle(proposal: Proposal, item: Item, holders: dict[int, str], verdict: str, reviewer: User) -> str | None:
     """Why this proposal cannot be decided now, or None."""
     if proposal.state == verdict and proposal.decided_by_id == reviewer.pk:
         return None
@@ -136,7 +133,7 @@ def _obstacle(
     return None
 
 
-def _settle(proposal: Proposal, item: Item, reviewer: AbstractBaseUser, verdict: str, value: Any) -> int:
+def _settle(proposal: Proposal, item: Item, reviewer: User, verdict: str, value: Any) -> int:
     """Write one decision; the id of its annotation. A correction to the proposed class is an acceptance."""
     if verdict == "corrected" and value == proposal.value:
         verdict = "accepted"
@@ -161,15 +158,13 @@ def _settle(proposal: Proposal, item: Item, reviewer: AbstractBaseUser, verdict:
 
 
 @transaction.atomic
-def undo_decision(*, project: Project, reviewer: AbstractBaseUser, event_id: int) -> int:
+def undo_decision(*, project: Project, reviewer: User, event_id: int) -> int:
     """Take back a screenful this reviewer decided; how many decisions that was. Doing it twice takes back nothing.
 
     Each decision is superseded by a retraction; its proposal is pending again unless the item has a newer one.
     Locks the items, then the project's proposals.
     """
-    event = AuditEvent.objects.filter(
-        project=project, actor=reviewer, verb="reviewed proposals", pk=event_id
-    ).first()
+    event = AuditEvent.objects.filter(project=project, actor=reviewer, verb="reviewed proposals", pk=event_id).first()
     if event is None:
         raise NotFound(f"there is no decision {event_id} of yours in this project")
     decided = list(
@@ -201,7 +196,10 @@ def undo_decision(*, project: Project, reviewer: AbstractBaseUser, event_id: int
         undone += 1
     if undone:
         AuditEvent.objects.create(
-            project=project, actor=reviewer, verb="took back a review", detail={"event": event_id, "undone": undone}
+            project=project,
+            actor=reviewer,
+            verb="took back a review",
+            detail={"event": event_id, "undone": undone},
         )
     return undone
 

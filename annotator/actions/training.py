@@ -1,6 +1,6 @@
 """Asking the worker to learn: when it is due, or when somebody presses the button."""
 
-from django.contrib.auth.models import AbstractBaseUser
+from django.contrib.auth.models import User
 
 from annotator import jobs
 from annotator.models import Annotation, AuditEvent, Job, Project
@@ -29,13 +29,13 @@ def refit_when_due(*, project: Project) -> Job | None:
     return jobs.enqueue(project, Job.Kind.REFIT)
 
 
-def request_refit(*, project: Project, actor: AbstractBaseUser) -> Job:
+def request_refit(*, project: Project, actor: User) -> Job:
     """Learn and rank now, whatever has come in since."""
     AuditEvent.objects.create(project=project, actor=actor, verb="refit requested")
     return jobs.enqueue(project, Job.Kind.REFIT, created_by=actor)
 
 
-def request_embedding(*, project: Project, actor: AbstractBaseUser | None = None) -> Job:
+def request_embedding(*, project: Project, actor: User | None = None) -> Job:
     """Embed everything that is in the project now; a refit follows when it is done."""
     if actor is not None:
         AuditEvent.objects.create(project=project, actor=actor, verb="embedding requested")

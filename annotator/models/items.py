@@ -33,9 +33,7 @@ class Item(models.Model):
     size_bytes = models.PositiveBigIntegerField()
     mime = models.CharField(max_length=40)
     source_name = models.CharField(max_length=500, help_text="the path it had where it came from")
-    uploader = models.ForeignKey(
-        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+"
-    )
+    uploader = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
     import_job = models.ForeignKey(Job, null=True, on_delete=models.SET_NULL, related_name="items")
     split = models.CharField(max_length=8, choices=Split.choices, default=Split.POOL)
     state = models.CharField(max_length=16, choices=State.choices, default=State.OPEN)
@@ -44,9 +42,7 @@ class Item(models.Model):
 
     class Meta:
         ordering = ("id",)
-        constraints = (
-            models.UniqueConstraint(fields=["project", "sha256"], name="an_image_is_in_a_project_once"),
-        )
+        constraints = (models.UniqueConstraint(fields=["project", "sha256"], name="an_image_is_in_a_project_once"),)
         indexes = (models.Index(fields=["project", "split", "state", "id"], name="items_by_split_and_state"),)
 
     def __str__(self) -> str:

@@ -37,9 +37,7 @@ class Proposal(models.Model):
     is_calibrated = models.BooleanField(default=False)
     short_list = models.JSONField(default=list, help_text="[[class id, probability], ...], most likely first")
     state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
-    decided_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+"
-    )
+    decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
     decided_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -86,19 +84,17 @@ class Annotation(models.Model):
     uuid = models.UUIDField(unique=True, help_text="made by the client: sending it again changes nothing")
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="annotations")
     item = models.ForeignKey(Item, on_delete=models.CASCADE, related_name="annotations")
-    annotator = models.ForeignKey(
-        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="annotations"
-    )
+    annotator = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="annotations")
     kind = models.CharField(max_length=16, choices=Kind.choices)
     value = models.JSONField(null=True, help_text="owned by the task type; for a rejection: what it is not")
     source = models.CharField(max_length=12, choices=Source.choices, default=Source.PERSON)
     milliseconds = models.PositiveIntegerField(null=True, help_text="time spent, idle time left out")
     suggestion_shown = models.BooleanField(default=False)
-    reason_code = models.CharField(max_length=16, blank=True, help_text="why the queue asked, kept for replay and undo")
-    reason_data = models.JSONField(default=dict, blank=True)
-    supersedes = models.OneToOneField(
-        "self", null=True, on_delete=models.CASCADE, related_name="superseded_by"
+    reason_code = models.CharField(
+        max_length=16, blank=True, help_text="why the queue asked, kept for replay and undo"
     )
+    reason_data = models.JSONField(default=dict, blank=True)
+    supersedes = models.OneToOneField("self", null=True, on_delete=models.CASCADE, related_name="superseded_by")
     settles = models.ForeignKey(Proposal, null=True, on_delete=models.SET_NULL, related_name="annotations")
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -144,9 +140,7 @@ class QueueEntry(models.Model):
     reason_code = models.CharField(max_length=16, choices=Reason.choices)
     reason_data = models.JSONField(default=dict)
     model_version = models.ForeignKey(ModelVersion, null=True, on_delete=models.SET_NULL, related_name="+")
-    leased_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+"
-    )
+    leased_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
     leased_until = models.DateTimeField(null=True)
 
     class Meta:
@@ -167,9 +161,7 @@ class AuditEvent(models.Model):
     """Who did what, when. Only ever added."""
 
     project = models.ForeignKey(Project, null=True, on_delete=models.CASCADE, related_name="events")
-    actor = models.ForeignKey(
-        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+"
-    )
+    actor = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
     verb = models.CharField(max_length=60)
     detail = models.JSONField(default=dict)
     at = models.DateTimeField(auto_now_add=True)

@@ -28,9 +28,7 @@ class Project(models.Model):
     class Meta:
         constraints = (
             models.UniqueConstraint(Lower("name"), name="project_names_differ"),
-            models.UniqueConstraint(
-                fields=["is_demo"], condition=Q(is_demo=True), name="at_most_one_demo_project"
-            ),
+            models.UniqueConstraint(fields=["is_demo"], condition=Q(is_demo=True), name="at_most_one_demo_project"),
         )
 
     def __str__(self) -> str:
@@ -49,9 +47,7 @@ class Membership(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        constraints = (
-            models.UniqueConstraint(fields=["project", "user"], name="one_role_per_person_and_project"),
-        )
+        constraints = (models.UniqueConstraint(fields=["project", "user"], name="one_role_per_person_and_project"),)
 
     def __str__(self) -> str:
         return f"{self.user} is {self.role} of {self.project}"

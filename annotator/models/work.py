@@ -41,9 +41,7 @@ class Job(models.Model):
     cancel_requested = models.BooleanField(default=False)
     attempt = models.PositiveSmallIntegerField(default=0)
     heartbeat_at = models.DateTimeField(null=True)
-    created_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+"
-    )
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
@@ -93,9 +91,7 @@ class ModelVersion(models.Model):
     answer_count = models.PositiveIntegerField(help_text="answers given when it was made, audit included")
     temperature = models.FloatField(null=True, help_text="null: confidence is not calibrated yet")
     metrics = models.JSONField(default=dict)
-    artifact_folder = models.CharField(
-        max_length=300, help_text="relative to ARTIFACT_ROOT; empty once pruned"
-    )
+    artifact_folder = models.CharField(max_length=300, help_text="relative to ARTIFACT_ROOT; empty once pruned")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

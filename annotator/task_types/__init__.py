@@ -43,7 +43,7 @@ class TaskType(Protocol):
         ...
 
 
-TASK_TYPES: dict[str, TaskType] = {module.key: module for module in (single_label,)}  # type: ignore[misc]
+TASK_TYPES: dict[str, TaskType] = {module.key: module for module in (single_label,)}
 
 
 def get(key: str) -> TaskType:

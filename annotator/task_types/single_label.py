@@ -15,11 +15,9 @@ def clean(raw: Any, class_ids: list[int]) -> Value:
     """The value to store, from ``{"class": id}`` or the bare id. Raises InvalidAnnotation."""
     given = raw.get("class") if isinstance(raw, dict) else raw
     try:
-        class_id = int(given)
+        class_id = int(given)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise InvalidAnnotation(
-            f"{given!r} is not a class id; send the id of one of the project's classes"
-        ) from None
+        raise InvalidAnnotation(f"{given!r} is not a class id; send the id of one of the project's classes") from None
     if class_id not in class_ids:
         raise InvalidAnnotation(
             f"class {class_id} is not one of this project's {len(class_ids)} open classes; reload the page"
