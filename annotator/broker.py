@@ -28,6 +28,10 @@ class Channel(filesystem.Channel):
 class Transport(filesystem.Transport):
     Channel = Channel
 
+    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+        """Celery waits two seconds for a message before it looks whether it should stop; half a one will do."""
+        super().drain_events(connection, timeout=None if timeout is None else min(timeout, 0.5))
+
 
 TRANSPORT_ALIASES["filesystem"] = "annotator.broker:Transport"
 

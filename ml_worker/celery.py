@@ -1,13 +1,17 @@
 """The Celery application. Its settings are the CELERY_* names of `annotator.settings`; it ends with `up`."""
 
 import os
+import warnings
 
 from celery import Celery
+from celery.exceptions import SecurityWarning
 
 from annotator.supervisor import die_with_parent
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "annotator.settings")
 die_with_parent()
+# Printed at every start as root, where root is all there is (a container); messages are JSON, never code.
+warnings.filterwarnings("ignore", category=SecurityWarning)
 
 # Celery itself calls django.setup() in a worker and closes stale connections around each task.
 app = Celery("ml_worker")

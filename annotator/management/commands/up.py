@@ -68,7 +68,7 @@ class Up:
         self.children = self._children()
 
     def run(self) -> None:
-        """Start everything in order and watch over it until Stop; what was started is stopped on the way out."""
+        """Start everything in order and watch over it until Stop; whatever was started is stopped."""
         data = settings.WINNOW_DATA
         embedded.make_folders(data, settings.MEDIA_ROOT)
         with ExitStack() as stack:
@@ -97,7 +97,7 @@ class Up:
     def prepare(self, data: Path) -> str:
         """Bring the tables up to date, make the first owner and the demo. Returns the greeting."""
         if not os.environ.get("SECRET_KEY"):
-            # This process read the settings before the key was kept; the web server must accept its login link.
+            # This process read the settings before there was a key; the web server must accept its links.
             settings.SECRET_KEY = embedded.keep_secret_key(data)
         shutil.rmtree(data / "tmp", ignore_errors=True)
         (data / "tmp").mkdir(mode=0o700)
@@ -105,9 +105,7 @@ class Up:
             call_command("migrate", verbosity=0, interactive=False)
         except OperationalError as error:
             reason = str(error).strip().splitlines()[0]
-            raise CannotStart(
-                f"the database does not let Winnow in ({reason}); check DATABASE_URL"
-            ) from error
+            raise CannotStart(f"the database does not let Winnow in ({reason}); check DATABASE_URL") from error
         from annotator.actions import demo
 
         owner = first_owner()
@@ -133,9 +131,7 @@ class Up:
         deadline = time.monotonic() + HEALTH_TIMEOUT_S
         while not answers(settings.HOST, self.port):
             if time.monotonic() > deadline:
-                raise CannotStart(
-                    f"the web server did not answer within {HEALTH_TIMEOUT_S} s; its messages are above"
-                )
+                raise CannotStart(f"the web server did not answer within {HEALTH_TIMEOUT_S} s; its messages are above")
             self.tend(reading)
             time.sleep(0.1)
 
@@ -172,7 +168,6 @@ class Up:
             "PORT": str(self.port),
             # Uploads wait here: on the disk they go to, not in a small /tmp.
             "TMPDIR": str(settings.WINNOW_DATA / "tmp"),
-            "C_FORCE_ROOT": "1",  # only silences Celery: messages are JSON, which root may read
             "PYTHONUNBUFFERED": "1",
         }
         celery = ["celery", "--app=ml_worker.celery:app", "--quiet"]
@@ -195,9 +190,7 @@ def first_owner() -> User:
     if not name and (owner := people.filter(is_superuser=True, is_active=True).order_by("pk").first()):
         return owner
     # Without a password nobody signs in by guessing: the login link is the only way in.
-    return people.create_superuser(
-        name or local_name(), settings.ADMIN_EMAIL, settings.ADMIN_PASSWORD or None
-    )
+    return people.create_superuser(name or local_name(), settings.ADMIN_EMAIL, settings.ADMIN_PASSWORD or None)
 
 
 def local_name() -> str:
@@ -221,9 +214,7 @@ def check_port(host: str, port: int, patience_s: float = 0) -> None:
             return
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise CannotStart(
-                    f"cannot listen on {host}:{port} ({error.strerror}); check HOST and PORT"
-                ) from error
+                raise CannotStart(f"cannot listen on {host}:{port} ({error.strerror}); check HOST and PORT") from error
             if time.monotonic() > deadline:
                 raise CannotStart(
                     f"port {port} on {host} is already in use; stop the program that uses it"
@@ -236,9 +227,7 @@ def answers(host: str, port: int) -> bool:
     """Whether the web server answers at all; what it says is its own affair."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     try:
-        with urllib.request.urlopen(
-            f"http://{f'[{host}]' if ':' in host else host}:{port}/health/", timeout=5
-        ):
+        with urllib.request.urlopen(f"http://{f'[{host}]' if ':' in host else host}:{port}/health/", timeout=5):
             return True
     except urllib.error.HTTPError:
         return True
