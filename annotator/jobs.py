@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -59,7 +60,7 @@ def enqueue(
             if waiting is None:  # it was claimed between the two statements
                 continue
             return waiting
-        transaction.on_commit(lambda: ring(job.pk))
+        transaction.on_commit(partial(ring, job.pk))
         return job
 
 
