@@ -1,0 +1,115 @@
+"""Who is asked what, and who holds it."""
+
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.utils import timezone
+
+from annotator import queries
+from annotator.actions import queueing
+from annotator.models import Item, LabelClass, Project, QueueEntry, Split
+from tests.cast import make_item
+
+
+def test_items_are_reserved_in_rank_order(project: Project, items: list[Item], bob: User) -> None:
+    held = queueing.reserve_items(project=project, annotator=bob, count=3)
+    assert [entry.item for entry in held] == items[:3]
+
+
+def test_a_reserved_item_is_not_served_twice(project: Project, items: list[Item], bob: User, carol: User) -> None:
+    bobs = queueing.reserve_items(project=project, annotator=bob, count=5)
+    carols = queueing.reserve_items(project=project, annotator=carol, count=5)
+    assert not {entry.item_id for entry in bobs} & {entry.item_id for entry in carols}
+
+
+def test_reserving_again_renews_and_takes_nothing_more(project: Project, items: list[Item], bob: User) -> None:
+    first = queueing.reserve_items(project=project, annotator=bob, count=5)
+    QueueEntry.objects.filter(leased_by=bob).update(leased_until=timezone.now() + timedelta(seconds=1))
+    again = queueing.reserve_items(project=project, annotator=bob, count=5)
+    assert [entry.pk for entry in first] == [entry.pk for entry in again]
+    assert all(entry.leased_until > timezone.now() + timedelta(seconds=200) for entry in again)
+
+
+def test_an_expired_lease_goes_to_the_next_person(project: Project, items: list[Item], bob: User, carol: User) -> None:
+    queueing.reserve_items(project=project, annotator=bob, count=2)
+    QueueEntry.objects.filter(leased_by=bob).update(leased_until=timezone.now() - timedelta(seconds=1))
+    carols = queueing.reserve_items(project=project, annotator=carol, count=2)
+    assert [entry.item for entry in carols] == items[:2]
+    assert not queries.held_entries(project, bob).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_people_at_once_never_share_an_item(project: Project, alice: User, bob: User, carol: User) -> None:
+    made = [make_item(project, seed) for seed in range(40)]
+    queueing.fill_queue(project=project, entries=[queueing.Ranked(item.pk, 0.0, "random") for item in made])
+    people = [alice, bob, carol, *(User.objects.create_user(f"guest{n}") for n in range(5))]
+    held: dict[int, list[int]] = {}
+    barrier = threading.Barrier(len(people))
+
+    def reserve(user: User) -> None:
+        barrier.wait()
+        held[user.pk] = [e.item_id for e in queueing.reserve_items(project=project, annotator=user, count=5)]
+        connection.close()
+
+    threads = [threading.Thread(target=reserve, args=[user]) for user in people]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    everything = [item_id for mine in held.values() for item_id in mine]
+    assert len(everything) == 40
+    assert len(set(everything)) == 40
+
+
+def test_a_new_ranking_keeps_what_people_hold(project: Project, items: list[Item], bob: User) -> None:
+    held = queueing.reserve_items(project=project, annotator=bob, count=3)
+    backwards = [queueing.Ranked(item.pk, 1.0, "close_call", {"classes": []}) for item in reversed(items)]
+    queueing.fill_queue(project=project, entries=backwards)
+    assert [entry.pk for entry in queries.held_entries(project, bob)] == [entry.pk for entry in held]
+    free = QueueEntry.objects.filter(project=project, leased_by__isnull=True)
+    assert [entry.item for entry in free] == list(reversed(items[3:]))
+
+
+def test_a_new_ranking_leaves_out_what_was_answered_meanwhile(
+    project: Project, items: list[Item], bob: User, cat: LabelClass, answer: Any
+) -> None:
+    ranking = [queueing.Ranked(item.pk, 1.0, "random") for item in items]
+    answer(bob, items[0], cat)
+    queueing.fill_queue(project=project, entries=ranking)
+    assert not QueueEntry.objects.filter(item=items[0]).exists()
+    assert QueueEntry.objects.count() == len(items) - 1
+
+
+def test_an_empty_queue_is_refilled_at_random_with_checks_at_their_share(project: Project, bob: User) -> None:
+    pool = {make_item(project, seed).pk for seed in range(40)}
+    audit = {make_item(project, 100 + seed, split=Split.AUDIT).pk for seed in range(10)}
+    held = queueing.reserve_items(project=project, annotator=bob, count=50)
+    assert {entry.item_id for entry in held} == pool | audit
+    checks = {entry.item_id for entry in held if entry.reason_code == "audit"}
+    assert checks == audit
+    assert {entry.reason_code for entry in held} == {"audit", "random"}
+
+
+def test_test_images_are_never_queued(project: Project, bob: User) -> None:
+    make_item(project, 1, split=Split.TEST)
+    assert queueing.reserve_items(project=project, annotator=bob) == []
+
+
+def test_the_audit_reason_gives_no_hint(project: Project, bob: User) -> None:
+    item = make_item(project, 1, split=Split.AUDIT)
+    entry = QueueEntry(item=item, project=project, reason_code="audit", reason_data={"classes": [[1, 0.9], [2, 0.1]]})
+    project.settings_json = {"show_suggestions": True}
+    assert queries.suggestion(entry, project) is None
+    assert not queries.shows_hint(entry, project)
+
+
+def test_skipped_items_come_back_when_asked_for(project: Project, items: list[Item], bob: User, answer: Any) -> None:
+    answer(bob, items[0])
+    assert queueing.return_skipped(project=project) == 1
+    items[0].refresh_from_db()
+    assert items[0].state == Item.State.OPEN
+    assert QueueEntry.objects.filter(item=items[0]).exists()
