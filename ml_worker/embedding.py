@@ -57,20 +57,23 @@ def _decode_missing(run: jobs.Run, decoded: DecodedPool, item_ids: Rows) -> None
             chunk = missing[start : start + CHUNK]
             keys = dict(Item.objects.filter(pk__in=chunk.tolist()).values_list("pk", "storage_key"))
             wanted = [keys[pk] for pk in chunk.tolist()]
-            images = list(threads.map(partial(_decoded, run, decoded.image_px), wanted))
-            decoded.append(chunk, np.stack(images))
+            images = list(threads.map(partial(_decoded, decoded.image_px), wanted))
+            decoded.append(chunk, np.stack([image for image, _ in images]))
+            for problem in filter(None, (problem for _, problem in images)):
+                run.log(problem)
             done = len(item_ids) - len(missing) + start + len(chunk)
             run.report(DECODED * done / len(item_ids), f"decoded {done:,} of {len(item_ids):,} images")
 
 
-def _decoded(run: jobs.Run, image_px: int, storage_key: str) -> Images:
+def _decoded(image_px: int, storage_key: str) -> tuple[Images, str]:
+    """The image and "", or plain grey and what is wrong. Runs on a thread, so it stays away from the database."""
     try:
         with default_storage.open(storage_key) as file:
-            return decode(file.read(), image_px)
+            return decode(file.read(), image_px), ""
     except (UnreadableImage, OSError) as error:
         # It was readable at import, so storage lost or changed it. Grey keeps the pool's rows complete.
-        run.log(f"{storage_key}: {error}; embedded as plain grey")
-        return np.full((image_px, image_px, 3), 128, np.uint8)
+        grey = np.full((image_px, image_px, 3), 128, np.uint8)
+        return grey, f"{storage_key}: {error}; embedded as plain grey"
 
 
 def _embed(

@@ -1,0 +1,282 @@
+"""The worker's half of the loop, from stored images to a ranked queue and proposals, on pictures it can tell apart."""
+
+import hashlib
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from django.contrib.auth.models import User
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+from PIL import Image
+
+from annotator import jobs, queries
+from annotator.actions import projects, queueing, training
+from annotator.models import Annotation, Item, Job, LabelClass, ModelVersion, Project, Proposal, QueueEntry, Split
+from ml_worker import embedding, fast_loop, refitting, snapshot, tasks
+
+pytestmark = pytest.mark.slow
+
+
+def picture(seed: int, is_dog: bool) -> bytes:
+    """Cats are bright on the left, dogs on the right, with noise over both."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 90, (8, 8, 3), dtype=np.uint8)
+    pixels[:, 4:] += np.uint8(130 * is_dog)
+    pixels[:, :4] += np.uint8(130 * (not is_dog))
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def add_pictures(project: Project, seeds: range, split: str = Split.POOL) -> list[Item]:
+    """Items; odd seeds are dogs."""
+    made = []
+    for seed in seeds:
+        data = picture(seed, seed % 2 == 1)
+        sha256 = hashlib.sha256(data).hexdigest()
+        key = default_storage.save(f"items/{sha256}.png", ContentFile(data))
+        made.append(
+            Item(
+                project=project,
+                sha256=sha256,
+                storage_key=key,
+                thumbnail_key=key,
+                width=8,
+                height=8,
+                size_bytes=len(data),
+                mime="image/png",
+                source_name=str(seed),
+                split=split,
+            )
+        )
+    return Item.objects.bulk_create(made)
+
+
+@pytest.fixture
+def pool(project: Project) -> list[Item]:
+    """100 pool pictures and 20 audit pictures, embedded."""
+    add_pictures(project, range(1000, 1020), Split.AUDIT)
+    made = add_pictures(project, range(100))
+    run_now(training.request_embedding(project=project))
+    return made
+
+
+@pytest.fixture
+def label(
+    project: Project, cat: LabelClass, dog: LabelClass, alice: User, answer: Callable[..., Annotation]
+) -> Callable[[list[Item]], None]:
+    """Alice answers these items, rightly."""
+
+    def give(items: list[Item]) -> None:
+        queueing.fill_queue(project=project, entries=[queueing.Ranked(item.pk, 0.0, "random") for item in items])
+        for item in items:
+            answer(alice, item, dog if int(item.source_name) % 2 else cat)
+
+    return give
+
+
+def run_now(job: Job) -> Job:
+    """Run the job as the worker would; it ends in any way but failing."""
+    tasks.run_job(job.pk)
+    job.refresh_from_db()
+    assert job.state != Job.State.FAILED, job.error
+    return job
+
+
+def refit(project: Project) -> ModelVersion | None:
+    run_now(jobs.enqueue(project, Job.Kind.REFIT))
+    return queries.current_model(project)
+
+
+def audit_items(project: Project) -> list[Item]:
+    return list(Item.objects.filter(project=project, split=Split.AUDIT))
+
+
+# --- embedding ---------------------------------------------------------------------------------------------
+
+
+def test_embedding_leaves_arrays_and_asks_for_a_refit(project: Project, pool: list[Item]) -> None:
+    job = queries.current_embedding(project)
+    assert job is not None
+    embedded = snapshot.load_embedded(job.result["folder"])
+    assert len(embedded.item_ids) == 120
+    assert embedded.pool.embeddings.shape[0] == 120
+    assert Job.objects.filter(project=project, kind=Job.Kind.REFIT, state=Job.State.QUEUED).count() == 1
+
+
+def test_a_second_embedding_decodes_only_what_is_new(
+    project: Project, pool: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_pictures(project, range(200, 203))
+    decoded = []
+    decode = embedding.decode
+
+    def counting(data: bytes, image_px: int) -> Any:
+        decoded.append(1)
+        return decode(data, image_px)
+
+    monkeypatch.setattr(embedding, "decode", counting)
+    job = run_now(training.request_embedding(project=project))
+    assert (len(decoded), job.result["n"]) == (3, 123)
+
+
+def test_a_file_lost_from_storage_is_named_and_does_not_stop_the_rest(project: Project) -> None:
+    items = add_pictures(project, range(6))
+    default_storage.delete(items[2].storage_key)
+    job = run_now(training.request_embedding(project=project))
+    assert job.state == Job.State.DONE
+    assert items[2].storage_key in job.log_tail
+
+
+def test_nothing_to_embed_is_one_sentence(project: Project) -> None:
+    job = training.request_embedding(project=project)
+    tasks.run_job(job.pk)
+    job.refresh_from_db()
+    assert (job.state, job.error) == (
+        Job.State.FAILED,
+        "there are no images in this project yet; import some first",
+    )
+
+
+# --- learning ----------------------------------------------------------------------------------------------
+
+
+def test_before_any_answer_the_queue_is_typical_items_with_audit_items_between(
+    project: Project, pool: list[Item]
+) -> None:
+    assert refit(project) is None
+    reasons = set(QueueEntry.objects.filter(project=project).values_list("reason_code", flat=True))
+    assert reasons == {QueueEntry.Reason.TYPICAL, QueueEntry.Reason.AUDIT}
+
+
+def test_after_answers_there_is_a_model_a_queue_and_proposals(
+    project: Project, pool: list[Item], label: Callable[[list[Item]], None], cat: LabelClass, dog: LabelClass
+) -> None:
+    label(pool[:24])
+    label(audit_items(project))
+    model = refit(project)
+    assert model is not None
+    assert (model.number, model.label_count, model.class_ids) == (1, 24, [cat.pk, dog.pk])
+    assert model.metrics["audit"]["n"] == 20
+    assert model.metrics["audit"]["accuracy"] >= 0.9
+    entries = QueueEntry.objects.filter(project=project)
+    assert entries.filter(reason_code=QueueEntry.Reason.CLOSE_CALL).exists()
+    assert not entries.filter(item__in=pool[:24]).exists()
+    pending = Proposal.objects.filter(project=project, state=Proposal.State.PENDING)
+    assert pending.exists()
+    assert set(pending.values_list("item__split", flat=True)) == {Split.POOL}
+    right = [int(each.item.source_name) % 2 == (each.label_class_id == dog.pk) for each in pending]
+    assert np.mean(right) >= 0.9
+
+
+def test_audit_and_test_answers_are_never_learnt_from(
+    project: Project,
+    pool: list[Item],
+    label: Callable[[list[Item]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    label(pool[:12])
+    label(audit_items(project)[:10])
+    seen: dict[str, Any] = {}
+    learn = fast_loop.learn
+
+    def spying(arrays: Any, train: Any, audit: Any, *rest: Any) -> Any:
+        seen.update(train=train, audit=audit)
+        return learn(arrays, train, audit, *rest)
+
+    monkeypatch.setattr(refitting.fast_loop, "learn", spying)
+    refit(project)
+    job = queries.current_embedding(project)
+    assert job is not None
+    item_ids = snapshot.load_embedded(job.result["folder"]).item_ids
+    assert set(item_ids[seen["train"].rows]) == {item.pk for item in pool[:12]}
+    assert set(item_ids[seen["audit"].rows]) <= {item.pk for item in audit_items(project)}
+    assert len(seen["audit"].rows) == 10
+
+
+def test_one_class_alone_makes_no_model_and_says_why(
+    project: Project, pool: list[Item], label: Callable[[list[Item]], None]
+) -> None:
+    label(pool[0:10:2])
+    job = run_now(jobs.enqueue(project, Job.Kind.REFIT))
+    assert queries.current_model(project) is None
+    assert "label at least 2" in job.log_tail
+    assert QueueEntry.objects.filter(project=project).exists()
+
+
+def test_an_archived_class_is_left_out(
+    project: Project, pool: list[Item], label: Callable[[list[Item]], None], alice: User, cat: LabelClass
+) -> None:
+    bird = projects.add_class(project=project, actor=alice, name="bird")
+    label(pool[:12])
+    projects.archive_class(label_class=bird, actor=alice, archived=True)
+    model = refit(project)
+    assert model is not None
+    assert bird.pk not in model.class_ids
+
+
+def test_same_answers_in_another_order_teach_the_same(
+    project: Project, pool: list[Item], label: Callable[[list[Item]], None]
+) -> None:
+    label(pool[:12][::-1])
+    embedded = queries.current_embedding(project)
+    assert embedded is not None
+    taken = snapshot.take(project, embedded.result["folder"])
+    assert list(taken.train.rows) == sorted(taken.train.rows)
+
+
+def test_images_imported_since_the_embedding_wait_for_the_next_one(
+    project: Project, pool: list[Item], label: Callable[[list[Item]], None]
+) -> None:
+    late = add_pictures(project, range(300, 304))
+    label([*pool[:12], *late])
+    model = refit(project)
+    assert model is not None
+    assert model.label_count == 12
+    run_now(training.request_embedding(project=project))
+    model = refit(project)
+    assert model is not None
+    assert model.label_count == 16
+
+
+def test_a_refit_without_an_embedding_asks_for_one(project: Project) -> None:
+    add_pictures(project, range(4))
+    assert refit(project) is None
+    assert Job.objects.filter(project=project, kind=Job.Kind.EMBED, state=Job.State.QUEUED).exists()
+
+
+def test_only_the_newest_models_keep_their_arrays(
+    project: Project, pool: list[Item], label: Callable[[list[Item]], None]
+) -> None:
+    label(pool[:12])
+    for _ in range(refitting.KEEP_MODELS + 2):
+        refit(project)
+    kept = ModelVersion.objects.filter(project=project).exclude(artifact_folder="")
+    assert kept.count() == refitting.KEEP_MODELS
+    assert all(snapshot.embedding_folder(model.artifact_folder).is_dir() for model in kept)
+
+
+def test_an_item_answered_while_the_refit_ran_is_not_asked_again(
+    project: Project,
+    pool: list[Item],
+    label: Callable[[list[Item]], None],
+    answer: Callable[..., Annotation],
+    alice: User,
+    cat: LabelClass,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    label(pool[:12])
+    late = pool[40]
+    learn = fast_loop.learn
+
+    def slow(*arguments: Any) -> Any:
+        label([late])
+        return learn(*arguments)
+
+    monkeypatch.setattr(refitting.fast_loop, "learn", slow)
+    refit(project)
+    assert not QueueEntry.objects.filter(item=late).exists()
+    assert not Proposal.objects.filter(item=late, state=Proposal.State.PENDING).exists()
