@@ -72,12 +72,8 @@ CATALOGUE = (
         help="Answers flow to look-alikes along a graph of the whole pool; strong from few answers.",
         source="Zhou et al. 2004, Learning with Local and Global Consistency",
         parameters=(
-            Parameter(
-                "neighbours", int, 10, 1, 20, "items", "How many nearest items each item is linked to."
-            ),
-            Parameter(
-                "alpha", float, 0.95, 0.01, 0.99, "", "The share of a score that comes from neighbours."
-            ),
+            Parameter("neighbours", int, 10, 1, 20, "items", "How many nearest items each item is linked to."),
+            Parameter("alpha", float, 0.95, 0.01, 0.99, "", "The share of a score that comes from neighbours."),
         ),
         deterministic=True,
     ),
@@ -91,7 +87,7 @@ CATALOGUE = (
             Parameter(
                 "inverse_penalty",
                 float,
-                10.0,
+                1.0,
                 0.001,
                 1000.0,
                 "",
@@ -140,9 +136,7 @@ def get(kind: str, name: str) -> Algorithm:
         if algorithm.name == name:
             return algorithm
     names = ", ".join(algorithm.name for algorithm in catalogue(kind)) or "none yet"
-    raise InvalidSettings(
-        f"{name!r} is not a known {kind}; there are: {names}", fields={kind: f"one of: {names}"}
-    )
+    raise InvalidSettings(f"{name!r} is not a known {kind}; there are: {names}", fields={kind: f"one of: {names}"})
 
 
 def clean_parameters(kind: str, name: str, raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -241,9 +241,7 @@ def _point(
     # Before any temperature: that was fitted on the very answers the certificate rests on.
     confidence = softmax(learned.logits).max(axis=1)
     eligible = open_rows & ~project.audit
-    certificate = gate.certify(
-        confidence[eligible], confidence[audit.rows], right[audit.rows], target_precision
-    )
+    certificate = gate.certify(confidence[eligible], confidence[audit.rows], right[audit.rows], target_precision)
     if certificate:
         accepted = eligible & (confidence >= certificate.threshold)
         point["auto_accepted"] = float(accepted.sum() / project.pool.indexed.sum())
@@ -293,7 +291,7 @@ def _read_file(path: Path) -> bytes:
 
 
 def _zip_files(archive: zipfile.ZipFile) -> Iterator[_File]:
-    """Entries are read in memory and never written to disk; a name with .. in it is no class, so it is left out."""
+    """Entries are read in memory and never written to disk; a name with .. in it is no class, so left out."""
     for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
         name = PurePosixPath(entry.filename.replace("\\", "/"))
         if not entry.is_dir() and not name.is_absolute() and ".." not in name.parts:

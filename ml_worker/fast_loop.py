@@ -30,7 +30,8 @@ class NotEnoughLabels(ValueError):
 class LoopSettings:
     """What drives the loop. head, acquisition: catalogue names; head_parameters: cleaned by the catalogue.
 
-    cold_start: the acquisition function until there are `cold_start_answers(n_classes)` training answers.
+    cold_start: the acquisition function until there are `cold_start_answers(n_classes)` training answers;
+    random_sampling does without a cold start.
     audit_share: part of the queue that is random audit items, 0..1, while there are any.
     """
 
@@ -160,7 +161,8 @@ def _chosen(
         return []
     columns = 2 if learned is None else learned.probs.shape[1]
     cold = learned is None or len(train_rows) < cold_start_answers(columns)
-    name = settings.cold_start if cold else settings.acquisition
+    # Random sampling is a yardstick only if it is random from the first answer.
+    name = settings.cold_start if cold and settings.acquisition != "random_sampling" else settings.acquisition
     # Candidates arrive in any order; sorted, the result does not depend on it.
     rows = np.sort(candidates)
     probs = np.full((len(rows), columns), 1.0 / columns, np.float32)

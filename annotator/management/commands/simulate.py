@@ -20,18 +20,12 @@ class Command(BaseCommand):
         parser.add_argument("--encoder", default=algorithms.DEFAULTS["encoder"])
         parser.add_argument("--head", default=algorithms.DEFAULTS["head"])
         parser.add_argument("--trainer", default="none")
-        parser.add_argument(
-            "--acquisition", default=algorithms.DEFAULTS["acquisition"], help="names, comma between"
-        )
+        parser.add_argument("--acquisition", default=algorithms.DEFAULTS["acquisition"], help="names, comma between")
         parser.add_argument("--budget", type=int, default=100, help="answers in all, audit answers counted")
         parser.add_argument("--batch", type=int, default=10, help="answers between two refits")
-        parser.add_argument(
-            "--seeds", type=int, default=3, help="how many runs, each with its own test split"
-        )
+        parser.add_argument("--seeds", type=int, default=3, help="how many runs, each with its own test split")
         held_out = parser.add_mutually_exclusive_group()
-        held_out.add_argument(
-            "--test-fraction", type=float, default=0.2, help="held out (of the digits: always 200)"
-        )
+        held_out.add_argument("--test-fraction", type=float, default=0.2, help="held out (of the digits: always 200)")
         held_out.add_argument("--test", help="a second labelled source to test on")
         parser.add_argument("--target-precision", type=float, default=0.99)
         parser.add_argument("--json", type=Path, help="write the curves here")
