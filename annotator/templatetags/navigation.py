@@ -1,0 +1,56 @@
+"""The tabs of a project: what this person may open, and which of them is open."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from django import template
+from django.template import Context
+from django.urls import reverse
+
+from annotator import queries
+from annotator.access import LABEL, OWN, REVIEW, VIEW, allows, get_membership
+from annotator.errors import WinnowError
+
+register = template.Library()
+
+# Title, the name of the view, the role it needs, and every view during which the tab is the open one.
+TABS = (
+    ("Dashboard", "dashboard", VIEW, {"dashboard"}),
+    ("Label", "label", LABEL, {"label", "label-next", "label-undo"}),
+    ("Review", "review", REVIEW, {"review", "review-undo"}),
+    ("Training", "training", VIEW, {"training", "job", "job-cancel"}),
+    ("Import", "import", OWN, {"import"}),
+    ("Export", "export", VIEW, {"export"}),
+    ("Settings", "project-settings", OWN, {"project-settings", "project-classes", "project-members"}),
+)
+
+
+@dataclass(frozen=True)
+class Tab:
+    title: str
+    url: str
+    is_current: bool
+    count: int = 0
+
+
+@register.simple_tag(takes_context=True)
+def tabs(context: Context) -> list[Tab]:
+    """The tabs this person's role opens; one query for what waits for review, one more without ``membership``."""
+    request, project = context["request"], context["project"]
+    membership: Any = context.get("membership")
+    if membership is None:
+        try:
+            membership = get_membership(request.user, project.pk)
+        except WinnowError:
+            return []
+    here = request.resolver_match.view_name if request.resolver_match else ""
+    return [
+        Tab(
+            title=title,
+            url=reverse(view, args=[project.pk]),
+            is_current=here in views,
+            count=queries.pending(project).count() if view == "review" else 0,
+        )
+        for title, view, needed, views in TABS
+        if allows(membership.role, needed)
+    ]
