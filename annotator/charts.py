@@ -1,0 +1,187 @@
+"""Pictures of numbers as SVG text. Pure functions: numbers in, markup out; colours and strokes are in winnow.css.
+
+Positions are attributes and never styles, because the content policy refuses inline styles.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
+
+MARKS_AT_MOST = 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 12, 10, 38
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An accuracy and its interval (all 0..1) when ``answers`` had been given, measured on ``n`` items."""
+
+    answers: int
+    accuracy: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a whole. ``look`` is the CSS class that colours it."""
+
+    title: str
+    count: int
+    look: str
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where values land: x 0..x_max and y y_min..1 inside the margins of a width x height picture."""
+
+    width: int
+    height: int
+    x_max: float
+    y_min: float
+
+    def x(self, value: float) -> float:
+        return round(_LEFT + (self.width - _LEFT - _RIGHT) * value / self.x_max, 1)
+
+    def y(self, value: float) -> float:
+        share = (min(1.0, max(self.y_min, value)) - self.y_min) / (1 - self.y_min)
+        return round(self.height - _BOTTOM - (self.height - _TOP - _BOTTOM) * share, 1)
+
+
+def nice_step(span: float, steps_at_most: int) -> float:
+    """The smallest of 1, 2, 5, 10, 20, 50... that covers ``span`` in at most so many steps."""
+    exponent = 0
+    while True:
+        for digit in (1, 2, 5):
+            step = digit * 10.0**exponent
+            if span / step <= steps_at_most:
+                return step
+        exponent += 1
+
+
+def accuracy_chart(
+    audit: Sequence[Estimate], test: Sequence[Estimate], *, width: int = 680, height: int = 260
+) -> SafeString:
+    """The estimate with its band, and beside it the accuracy on known test labels; empty without any point.
+
+    Both oldest first. The accuracy axis ends at 1 and begins at the tenth below everything drawn, so a small
+    difference is visible; its ticks say so.
+    """
+    drawn = [*audit, *test]
+    if not drawn:
+        return mark_safe("")
+    lowest = min([each.low for each in audit] + [each.accuracy for each in test])
+    y_min = max(0.0, min(0.9, math.floor(lowest * 10 - 1e-9) / 10))
+    frame = _Frame(width, height, max(1, *(each.answers for each in drawn)) * 1.0, y_min)
+    newest = audit[-1] if audit else test[-1]
+    name = "on random checks" if audit else "on known test labels"
+    return format_html(
+        '<svg class="chart" viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">{}{}{}{}</svg>',
+        width,
+        height,
+        width,
+        height,
+        f"Accuracy over the number of answers; newest {name}: {newest.accuracy:.2f} after {newest.answers} answers",
+        _axes(frame),
+        _band(frame, audit),
+        _line(frame, test, "test"),
+        _line(frame, audit, "audit"),
+    )
+
+
+def _axes(frame: _Frame) -> SafeString:
+    y_step = 0.1 if 1 - frame.y_min <= 0.5 else 0.2
+    rows = [1 - y_step * index for index in range(int((1 - frame.y_min) / y_step + 1.001))]
+    x_step = nice_step(frame.x_max, max(2, frame.width // 90))
+    columns = [x_step * index for index in range(int(frame.x_max / x_step) + 1)]
+    grid = format_html_join(
+        "",
+        '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}" text-anchor="end">{}</text>',
+        (
+            (_LEFT, frame.width - _RIGHT, frame.y(at), frame.y(at), _LEFT - 7, frame.y(at) + 4, f"{at:.1f}")
+            for at in rows
+        ),
+    )
+    ticks = format_html_join(
+        "",
+        '<text x="{}" y="{}" text-anchor="middle">{}</text>',
+        ((frame.x(at), frame.height - _BOTTOM + 17, f"{at:,.0f}") for at in columns),
+    )
+    title = format_html(
+        '<text x="{}" y="{}" text-anchor="end">answers given</text>', frame.width - _RIGHT, frame.height - 4
+    )
+    return grid + ticks + title
+
+
+def _band(frame: _Frame, audit: Sequence[Estimate]) -> SafeString:
+    if len(audit) == 1:
+        x = frame.x(audit[0].answers)
+        return format_html(
+            '<line class="whisker" x1="{}" x2="{}" y1="{}" y2="{}"/>',
+            x,
+            x,
+            frame.y(audit[0].low),
+            frame.y(audit[0].high),
+        )
+    edge = [(frame.x(each.answers), frame.y(each.high)) for each in audit]
+    edge += [(frame.x(each.answers), frame.y(each.low)) for each in reversed(audit)]
+    return format_html('<polygon class="band" points="{}"/>', _points(edge)) if edge else mark_safe("")
+
+
+def _line(frame: _Frame, estimates: Sequence[Estimate], look: str) -> SafeString:
+    at = [(frame.x(each.answers), frame.y(each.accuracy)) for each in estimates]
+    line = format_html('<polyline class="line {}" points="{}"/>', look, _points(at)) if len(at) > 1 else mark_safe("")
+    every = max(1, math.ceil(len(at) / MARKS_AT_MOST))
+    marked = list(zip(at, estimates, strict=True))[::-1][::every][::-1]
+    what = "random checks" if look == "audit" else "test images"
+    marks = format_html_join(
+        "",
+        '<circle class="mark {}" cx="{}" cy="{}" r="3"><title>{}</title></circle>',
+        (
+            (
+                look,
+                *place,
+                f"{each.accuracy:.2f} ({each.low:.2f} to {each.high:.2f}) on {each.n} {what},"
+                f" after {each.answers} answers",
+            )
+            for place, each in marked
+        ),
+    )
+    return line + marks
+
+
+def _points(at: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x},{y}" for x, y in at)
+
+
+def share_bar(parts: Sequence[Part], label: str) -> SafeString:
+    """One bar cut into parts by their counts, full width; an empty whole is an empty bar."""
+    whole = sum(part.count for part in parts)
+    pieces, before = [], 0
+    for part in parts:
+        if part.count:
+            pieces.append((part.look, _percent(before, whole), _percent(part.count, whole), part.title, part.count))
+            before += part.count
+    rects = format_html_join(
+        "",
+        '<rect class="{}" x="{}%" width="{}%" height="100%"><title>{}: {}</title></rect>',
+        pieces,
+    )
+    said = ", ".join(f"{part.count} {part.title.lower()}" for part in parts)
+    return format_html('<svg class="bar" role="img" aria-label="{}: {}">{}</svg>', label, said, rects)
+
+
+def amount_bar(count: int, most: int, colour: str) -> SafeString:
+    """A bar as long as ``count`` is of ``most``; silent for screen readers, because the number stands beside it."""
+    return format_html(
+        '<svg class="bar" aria-hidden="true"><rect width="{}%" height="100%" fill="{}"/></svg>',
+        _percent(count, most),
+        colour,
+    )
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.3f}" if whole else "0"
