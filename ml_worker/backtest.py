@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import zipfile
 import zlib
@@ -25,7 +26,9 @@ from ml_worker.pool import Pool, Rows
 
 DIGITS = "digits"
 _DIGITS_TEST = 200  # as many as the demo project holds out
+_TEST_FRACTION = 0.2
 _AUDIT_SHARE, _AUDIT_MIN = 0.05, 50
+_POOL_MIN = 4
 _MAX_FILE_BYTES = 64 * 2**20
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -48,7 +51,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. Names and parameters as the catalogue cleans them; acquisition: one or more names."""
+    """What to run. Names and parameters as the catalogue cleans them; acquisition: one or more names.
+
+    test_fraction: None holds out a fifth, and of the digits as many as the demo project does.
+    """
 
     encoder: str
     encoder_parameters: Mapping[str, Any]
@@ -59,13 +65,14 @@ class Plan:
     budget: int = 100
     batch: int = 10
     seeds: int = 3
-    test_fraction: float = 0.2
+    test_fraction: float | None = None
     target_precision: float = 0.99
 
     def __post_init__(self) -> None:
         if min(self.budget, self.batch, self.seeds) < 1:
             raise BadSource("budget, batch and seeds must each be at least 1")
-        if not 0 < self.test_fraction < 1 or not 0 < self.target_precision < 1:
+        shares = [self.target_precision] if self.test_fraction is None else [self.target_precision, self.test_fraction]
+        if not all(0 < share < 1 for share in shares):
             raise BadSource("test fraction and target precision must lie between 0 and 1")
 
 
@@ -75,7 +82,8 @@ def run(
     """Back-test a source; `plan` holds the fields of Plan. Returns what `simulate --json` writes.
 
     source: `digits`, or a folder or zip of class folders. test: a second such source to test on; without it a
-    part of the source is held out, drawn anew by each seed (200 of the digits). Raises BadSource.
+    part of the source is held out, drawn anew by each seed. progress: called with a line for each file that is
+    skipped and each point of a curve. Raises BadSource.
     """
     wanted = Plan(**plan)
     labelled = load_source(source)
@@ -108,7 +116,6 @@ def run(
         "n_test": sizes[1],
         "classes": labelled.classes,
         "runs": runs,
-        "skipped": [list(pair) for pair in labelled.skipped + (held_out.skipped if held_out else [])],
     }
 
 
@@ -140,13 +147,14 @@ def _draw_project(source: str, labelled: Source, held_out: Source | None, plan: 
         targets = np.concatenate([targets, _columns(held_out, labelled.classes)])
         test = np.arange(n, len(targets))
     else:
-        size = _DIGITS_TEST if source == DIGITS else max(1, round(plan.test_fraction * n))
-        test = rng.permutation(n)[:size]
+        test = rng.permutation(n)[: _test_size(source, n, plan)]
     indexed = np.ones(len(targets), bool)
     indexed[test] = False
     n_pool = int(indexed.sum())
-    if n_pool < 4 or len(labelled.classes) < 2:
-        raise BadSource(f"{n_pool} images in {len(labelled.classes)} classes are too few to back-test")
+    if len(labelled.classes) < 2:
+        raise BadSource(f"all images are in the class {labelled.classes[0]!r}; at least 2 classes are needed")
+    if n_pool < _POOL_MIN:
+        raise BadSource(f"{n_pool} images to label are too few for a back-test; at least {_POOL_MIN} are needed")
     # The encoder sees the pool only: what it learns must not come from the test split.
     encoder = encoders.load(plan.encoder)(seed=seed, **plan.encoder_parameters)
     encoder.fit(images[indexed])
@@ -155,6 +163,12 @@ def _draw_project(source: str, labelled: Source, held_out: Source | None, plan: 
     audit = np.zeros(len(targets), bool)
     audit[rng.choice(np.flatnonzero(indexed), audit_size(n_pool), replace=False)] = True
     return _Project(pool, targets, len(labelled.classes), audit)
+
+
+def _test_size(source: str, n: int, plan: Plan) -> int:
+    if plan.test_fraction is None and source == DIGITS:
+        return _DIGITS_TEST
+    return max(1, round((plan.test_fraction or _TEST_FRACTION) * n))
 
 
 def audit_size(n_pool: int) -> int:
@@ -218,7 +232,6 @@ def _point(
     while there is no model."""
     point: dict[str, Any] = {
         "labels": len(train.rows) + len(audit.rows),
-        "training_labels": len(train.rows),
         "test_accuracy": None,
         "test_accuracy_low": None,
         "test_accuracy_high": None,
@@ -285,9 +298,12 @@ def _folder_files(root: Path) -> Iterator[_File]:
 
 
 def _read_file(path: Path) -> bytes:
-    if path.stat().st_size > _MAX_FILE_BYTES:
-        raise UnreadableImage(f"larger than {_MAX_FILE_BYTES >> 20} MiB")
-    return path.read_bytes()
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise UnreadableImage(f"larger than {_MAX_FILE_BYTES >> 20} MiB")
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableImage(f"cannot be read: {error.strerror}") from error
 
 
 def _zip_files(archive: zipfile.ZipFile) -> Iterator[_File]:
@@ -311,13 +327,20 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
 def _decoded(files: list[_File], image_px: int | None, source: str) -> Source:
     files = [(name, read) for name, read in files if _is_picture(name)]
     depth = _class_depth([name for name, _ in files])
-    if not files or depth is None:
+    if depth is None:
         raise BadSource(f"{source} holds no class folders with images in them")
     px = image_px or _typical_px([read for _, read in files[:: max(1, len(files) // 50)]])
     images, names, skipped = [], [], []
+    first_of: dict[bytes, PurePosixPath] = {}  # copies are left out, as they are at import
     for name, read in files:
         try:
-            images.append(decode(read(), px))
+            if len(name.parts) <= depth + 1:
+                raise UnreadableImage("lies in no class folder")
+            data = read()
+            original = first_of.setdefault(hashlib.sha256(data).digest(), name)
+            if original is not name:
+                raise UnreadableImage(f"a copy of {original}")
+            images.append(decode(data, px))
             names.append(name.parts[depth])
         except UnreadableImage as error:
             skipped.append((str(name), str(error)))
@@ -334,10 +357,12 @@ def _is_picture(name: PurePosixPath) -> bool:
 
 
 def _class_depth(names: list[PurePosixPath]) -> int | None:
-    """Which part of a path names the class: the first where paths differ; None when no folder part does."""
-    shortest = min((len(name.parts) - 1 for name in names), default=0)
-    for depth in range(shortest):
-        if len({name.parts[depth] for name in names}) > 1:
+    """Which part of a path names the class: the first where folders differ, the last folder where none do; None
+    when there is no folder at all. So one folder around the class folders, as many zips have, is seen through."""
+    deepest = max((len(name.parts) - 2 for name in names), default=-1)
+    for depth in range(deepest + 1):
+        folders = {name.parts[depth] for name in names if len(name.parts) > depth + 1}
+        if len(folders) > 1 or depth == deepest:
             return depth
     return None
 

@@ -25,15 +25,15 @@ class Command(BaseCommand):
         parser.add_argument("--batch", type=int, default=10, help="answers between two refits")
         parser.add_argument("--seeds", type=int, default=3, help="how many runs, each with its own test split")
         held_out = parser.add_mutually_exclusive_group()
-        held_out.add_argument("--test-fraction", type=float, default=0.2, help="held out (of the digits: always 200)")
+        held_out.add_argument("--test-fraction", type=float, help="held out; by default 0.2, of the digits 200 images")
         held_out.add_argument("--test", help="a second labelled source to test on")
         parser.add_argument("--target-precision", type=float, default=0.99)
         parser.add_argument("--json", type=Path, help="write the curves here")
 
     def handle(self, *args: Any, **options: Any) -> None:
         target = options["json"]
-        if target and not target.absolute().parent.is_dir():
-            raise CommandError(f"{target.absolute().parent} is not a folder; --json has nowhere to go")
+        if target and (target.is_dir() or not target.absolute().parent.is_dir()):
+            raise CommandError(f"--json wants the name of a file in a folder there is; found {target}")
         try:
             plan = _plan(options)
             result = jobs.call(
@@ -48,8 +48,11 @@ class Command(BaseCommand):
         self.stdout.write("\n".join(_table(result)))
         if target:
             fresh = target.with_name(f".{target.name}.tmp")
-            fresh.write_text(json.dumps(result, indent=1))
-            fresh.replace(target)
+            try:
+                fresh.write_text(json.dumps(result, indent=1) + "\n")
+                fresh.replace(target)
+            except OSError as error:
+                raise CommandError(f"{target} cannot be written: {error.strerror}") from error
 
 
 def _plan(options: dict[str, Any]) -> dict[str, Any]:
@@ -74,8 +77,6 @@ def _table(result: dict[str, Any]) -> list[str]:
     """One block per acquisition function, one line per number of answers: mean ± deviation over the seeds."""
     sizes = f"pool {result['n_pool']}, test {result['n_test']}, {len(result['classes'])} classes"
     lines = [f"{result['source']}: {sizes}"]
-    if result["skipped"]:
-        lines.append(f"{len(result['skipped'])} files skipped")
     for name in dict.fromkeys(run["acquisition"] for run in result["runs"]):
         curves = [run["curve"] for run in result["runs"] if run["acquisition"] == name]
         lines += ["", name, "answers  test accuracy  pseudo-labels  auto-accepted  its precision  seconds"]
