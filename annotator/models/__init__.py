@@ -4,10 +4,12 @@ from annotator.models.items import Item, Split
 from annotator.models.labels import Annotation, AuditEvent, Proposal, QueueEntry
 from annotator.models.project_settings import ProjectSettings
 from annotator.models.projects import LabelClass, Membership, Project, Role
+from annotator.models.tokens import ApiToken
 from annotator.models.work import Job, ModelVersion
 
 __all__ = [
     "Annotation",
+    "ApiToken",
     "AuditEvent",
     "Item",
     "Job",

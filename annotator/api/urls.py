@@ -1,0 +1,52 @@
+"""Every address of the API, grouped like the pages."""
+
+from django.urls import path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+
+from annotator.api import elsewhere, items, labeling, projects, reviewing, tokens, training
+
+project = "v1/projects/<int:project_id>/"
+
+urlpatterns = [
+    path("schema/", SpectacularAPIView.as_view(), name="api-schema"),
+    path(
+        "docs/",
+        SpectacularSwaggerSplitView.as_view(url_name="api-schema", template_name="api_docs.html"),
+        name="api-docs",
+    ),
+    # Coming in
+    path("v1/tokens/", tokens.Tokens.as_view(), name="api-tokens"),
+    path("v1/tokens/<int:token_id>/", tokens.OneToken.as_view(), name="api-token"),
+    # The project
+    path("v1/projects/", projects.Projects.as_view(), name="api-projects"),
+    path(project, projects.OneProject.as_view(), name="api-project"),
+    path(f"{project}classes/", projects.Classes.as_view(), name="api-classes"),
+    path(f"{project}classes/<int:class_id>/", projects.OneClass.as_view(), name="api-class"),
+    path(f"{project}classes/<int:class_id>/archive/", projects.ClassArchive.as_view(), name="api-class-archive"),
+    # Import
+    path(f"{project}items/", items.Items.as_view(), name="api-items"),
+    path(f"{project}items/<int:item_id>/", items.OneItem.as_view(), name="api-item"),
+    path(f"{project}items/<int:item_id>/image/", items.ItemImage.as_view(), name="api-item-image"),
+    path(f"{project}items/<int:item_id>/thumbnail/", items.ItemThumbnail.as_view(), name="api-item-thumbnail"),
+    # Label
+    path(f"{project}queue/", labeling.Queue.as_view(), name="api-queue"),
+    path(f"{project}queue/reserve/", labeling.QueueReserve.as_view(), name="api-queue-reserve"),
+    path(f"{project}queue/renew/", labeling.QueueRenew.as_view(), name="api-queue-renew"),
+    path(f"{project}queue/release/", labeling.QueueRelease.as_view(), name="api-queue-release"),
+    path(f"{project}annotations/", labeling.Annotations.as_view(), name="api-annotations"),
+    path(f"{project}annotations/undo/", labeling.AnnotationsUndo.as_view(), name="api-annotations-undo"),
+    # Learn
+    path(f"{project}jobs/", training.Jobs.as_view(), name="api-jobs"),
+    path(f"{project}jobs/<int:job_id>/", training.OneJob.as_view(), name="api-job"),
+    path(f"{project}jobs/<int:job_id>/cancel/", training.JobCancel.as_view(), name="api-job-cancel"),
+    path(f"{project}refit/", training.Refit.as_view(), name="api-refit"),
+    path(f"{project}models/", training.Models.as_view(), name="api-models"),
+    path(f"{project}progress/", training.Progress.as_view(), name="api-progress"),
+    # Review
+    path(f"{project}proposals/", reviewing.Proposals.as_view(), name="api-proposals"),
+    path(f"{project}proposals/decide/", reviewing.ProposalsDecide.as_view(), name="api-proposals-decide"),
+    path(f"{project}proposals/undo/", reviewing.ProposalsUndo.as_view(), name="api-proposals-undo"),
+    # Export
+    # Last: whatever is none of the above
+    path("<path:address>", elsewhere.Elsewhere.as_view(), name="api-elsewhere"),
+]
