@@ -17,7 +17,7 @@ class Channel(filesystem.Channel):
     the worker dies of it (21 of 5,000 messages in a tight loop). A rename closes the gap.
     """
 
-    def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:
+    def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:  # type: ignore[override]  # as kombu's own
         # Names are read in order: the oldest message first.
         final = Path(self.data_folder_out) / f"{time.time_ns():020}_{uuid4().hex}.{queue}.msg"
         partial = final.with_suffix(".part")
@@ -28,7 +28,7 @@ class Channel(filesystem.Channel):
 class Transport(filesystem.Transport):
     Channel = Channel
 
-    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+    def drain_events(self, connection: Any, timeout: float | None = None) -> None:  # type: ignore[override]
         """Celery waits two seconds for a message before it looks whether it should stop; half a one will do."""
         super().drain_events(connection, timeout=None if timeout is None else min(timeout, 0.5))
 

@@ -2,9 +2,11 @@
 
 import os
 import warnings
+from typing import Any
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
+from celery.signals import worker_ready
 
 from annotator.supervisor import die_with_parent
 
@@ -17,3 +19,11 @@ warnings.filterwarnings("ignore", category=SecurityWarning)
 app = Celery("ml_worker")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["ml_worker"])
+
+
+@worker_ready.connect
+def announce(**_: Any) -> None:
+    """Say at the database that a worker lives; by now Celery has set Django up."""
+    from annotator import jobs
+
+    jobs.announce_worker()
