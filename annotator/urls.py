@@ -12,6 +12,7 @@ from annotator.views import (
     projects,
     reviewing,
     status,
+    tokens,
     training,
 )
 
@@ -23,6 +24,8 @@ urlpatterns = [
     path("login/", accounts.login, name="login"),
     path("login/<str:uid>/<str:token>/", accounts.login_by_link, name="login-link"),
     path("logout/", accounts.logout, name="logout"),
+    path("tokens/", tokens.show, name="tokens"),
+    path("tokens/<int:token_id>/revoke/", tokens.revoke, name="token-revoke"),
     # The project
     path("projects/new/", projects.create, name="project-create"),
     path(project, dashboard.show, name="dashboard"),

@@ -120,6 +120,27 @@ def test_a_body_that_is_not_what_was_asked_for_is_refused(bob: User, body: str) 
     assert response.json()["error"]["message"]
 
 
+def test_the_page_makes_a_token_shows_it_once_and_revokes_it(bob: User, client: Client) -> None:
+    client.force_login(bob)
+    made = client.post("/tokens/", {"name": "notebook"})
+    token = ApiToken.objects.get(user=bob)
+    assert tokens.hash_token(made.context["text"]) == token.sha256
+    assert made.context["text"] in made.content.decode()
+    assert "no-store" in made["Cache-Control"]
+    later = client.get("/tokens/").content.decode()
+    assert "notebook" in later
+    assert made.context["text"] not in later
+    assert client.post(f"/tokens/{token.pk}/revoke/").status_code == 303
+    assert not ApiToken.objects.exists()
+
+
+def test_a_token_without_a_name_is_refused_on_the_page(bob: User, client: Client) -> None:
+    client.force_login(bob)
+    refused = client.post("/tokens/", {"name": " "})
+    assert refused.status_code == 422
+    assert "name has 1 to 80 characters" in refused.content.decode()
+
+
 # --- projects and classes -----------------------------------------------------------------------------------
 
 
