@@ -50,12 +50,17 @@ def near_copy_radius(embeddings: Floats) -> float:
 def is_near(embeddings: Floats, others: Floats, radius: float) -> NDArray[np.bool_]:
     """bool (M,): has a row (M, D) one of the others (L, D) within the radius? Copies always count."""
     near = np.zeros(len(embeddings), bool)
-    # Slack for float32 products of nearby points, so that exact copies are never missed.
-    limit = radius**2 + 1e-5 * float(np.square(embeddings).sum(axis=1).max(initial=0.0))
+    if len(embeddings) == 0:
+        return near
+    # Centred, the products below lose fewer digits; the slack is for what they still lose with exact copies.
+    centre = embeddings.mean(axis=0)
+    points = embeddings - centre
+    squares = np.square(points).sum(axis=1)
+    limit = radius**2 + 1e-5 * float(squares.max())
     for start in range(0, len(others), _BLOCK):
-        block = others[start : start + _BLOCK]
-        squared = embeddings @ (-2.0 * block.T) + np.square(block).sum(axis=1)
-        near |= squared.min(axis=1) + np.square(embeddings).sum(axis=1) <= limit
+        block = others[start : start + _BLOCK] - centre
+        squared = points @ (-2.0 * block.T) + np.square(block).sum(axis=1)
+        near |= squared.min(axis=1) + squares <= limit
     return near
 
 
