@@ -1,0 +1,313 @@
+"""The list of projects, making one, and an owner's three forms: settings, classes, members."""
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.models import User
+from django.db import IntegrityError, transaction
+from django.db.models import Count, Q
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods, require_safe
+
+from annotator import algorithms
+from annotator.access import OWN, get_membership
+from annotator.actions import projects
+from annotator.errors import Conflict, InvalidClass, InvalidSettings, NotFound, WinnowError
+from annotator.models import Item, LabelClass, Membership, Project, ProjectSettings, Role, Split
+from annotator.views import PageRequest, page
+
+SETTINGS_TEMPLATE = "project_settings.html"
+# How the settings are grouped on the page; a setting that is in none of these lands in the last group.
+GROUPS = (
+    ("Learning", ("encoder", "head", "answers_per_refit")),
+    ("Questions", ("acquisition", "cold_start", "queue_length", "show_suggestions")),
+    ("Proposals", ("propose_above", "proposals_at_most")),
+    ("Random checks", ("audit_fraction", "audit_minimum", "audit_share")),
+)
+
+
+@require_safe
+@page
+def index(request: PageRequest) -> HttpResponse:
+    asked = Q(project__items__split__in=[Split.POOL, Split.AUDIT])
+    memberships = (
+        Membership.objects.filter(user_id=request.user.pk)
+        .select_related("project")
+        .annotate(
+            items=Count("project__items", filter=asked),
+            answered=Count("project__items", filter=asked & ~Q(project__items__state=Item.State.OPEN)),
+        )
+        .order_by("-project_id")
+    )
+    return render(request, "projects.html", {"memberships": memberships})
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def create(request: PageRequest) -> HttpResponse:
+    if request.method != "POST":
+        return render(request, "project_form.html", {"posted": {}, "wrong": {}})
+    posted = {name: request.POST.get(name, "") for name in ("name", "classes", "instructions")}
+    try:
+        made = _create(request.user, posted)
+    except WinnowError as error:
+        wrong = error.fields or {"classes" if isinstance(error, InvalidClass) else "name": error.message}
+        return render(request, "project_form.html", {"posted": posted, "wrong": wrong}, status=error.status)
+    return _see_other(reverse("dashboard", args=[made.pk]))
+
+
+def _create(owner: User, posted: dict[str, str]) -> Project:
+    try:
+        return projects.create_project(
+            owner=owner,
+            name=posted["name"],
+            class_names=_lines(posted["classes"]),
+            instructions=posted["instructions"],
+        )
+    except IntegrityError:  # the name was free when it was looked up and taken when it was written
+        raise Conflict("somebody has just made a project of this name; choose another") from None
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def settings(request: PageRequest, project_id: int) -> HttpResponse:
+    membership = get_membership(request.user, project_id, OWN)
+    if request.method != "POST":
+        return _settings_page(request, membership)
+    project = membership.project
+    raw = {each.name: request.POST.get(each.name, "") for each in fields(ProjectSettings)}
+    raw = {
+        name: value for name, value in raw.items() if name in request.POST or isinstance(_default(name), bool)
+    }  # a box that is not ticked is not sent
+    try:
+        if request.POST.get("seen", "") not in ("", fingerprint(project)):
+            raise Conflict(
+                "somebody else changed these settings since you opened the page. Yours are still in the form; "
+                "save again to replace theirs"
+            )
+        projects.save_settings(
+            project=project,
+            actor=request.user,
+            raw=raw,
+            name=request.POST.get("name"),
+            instructions=request.POST.get("instructions"),
+        )
+    except IntegrityError:
+        refused: WinnowError = Conflict("somebody has just given another project this name; choose another")
+    except WinnowError as error:
+        refused = error
+    else:
+        messages.success(request, "Settings saved")
+        return _see_other(reverse("project-settings", args=[project.pk]))
+    fresh = get_membership(request.user, project_id, OWN)  # the refused action may have changed the object at hand
+    return _settings_page(request, fresh, error=refused, form="settings")
+
+
+def _default(name: str) -> Any:
+    return next(each.default for each in fields(ProjectSettings) if each.name == name)
+
+
+def fingerprint(project: Project) -> str:
+    """What the settings form was filled from: another one on arrival means that somebody saved in between."""
+    seen = json.dumps([project.name, project.instructions, project.settings_json], sort_keys=True)
+    return hashlib.sha256(seen.encode()).hexdigest()[:16]
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def classes(request: PageRequest, project_id: int) -> HttpResponse:
+    """One form of the class list: ``do`` says which. Opened by address, it leads to the settings page."""
+    membership = get_membership(request.user, project_id, OWN)
+    here = reverse("project-settings", args=[project_id])
+    if request.method != "POST":
+        return redirect(f"{here}#classes")
+    try:
+        # Its own transaction: when a race ends in an IntegrityError, nothing of this request stays.
+        with transaction.atomic():
+            anchor = _change_classes(request, membership.project)
+    except IntegrityError:
+        refused: WinnowError = Conflict("somebody changed the classes at the same moment; look and try again")
+    except WinnowError as error:
+        refused = error
+    else:
+        return _see_other(f"{here}#{anchor}")
+    return _settings_page(request, membership, error=refused, form="classes")
+
+
+def _change_classes(request: PageRequest, project: Project) -> str:
+    """Do what was asked and return the id of the element to show next."""
+    do, actor = request.POST.get("do", ""), request.user
+    if do == "add":
+        names = _lines(request.POST.get("names", ""))
+        if not names:
+            raise InvalidClass("write at least one class name")
+        for name in names:
+            projects.add_class(project=project, actor=actor, name=name)
+        return "classes"
+    label_class = _class(project, request.POST.get("class", ""))
+    if do == "update":
+        projects.update_class(
+            label_class=label_class,
+            actor=actor,
+            **{
+                name: request.POST[name]
+                for name in ("name", "colour", "shortcut", "description")
+                if name in request.POST
+            }
+            | ({} if "name" in request.POST else {"name": label_class.name}),
+        )
+    elif do in ("archive", "restore"):
+        projects.archive_class(label_class=label_class, actor=actor, archived=do == "archive")
+    elif do in ("up", "down"):
+        projects.move_class(label_class=label_class, actor=actor, step=_step(project, label_class, do))
+    else:
+        raise InvalidClass(f"{do[:40]!r} is not something to do with a class")
+    return f"class-{label_class.pk}" if do in ("update", "up", "down") else "classes"
+
+
+def _class(project: Project, raw: str) -> LabelClass:
+    found = project.classes.filter(pk=int(raw)).first() if _is_id(raw) else None
+    if found is None:
+        raise NotFound(f"there is no class {raw[:40]!r} in this project; reload the page")
+    return found
+
+
+def _is_id(raw: str) -> bool:
+    return raw.isascii() and raw.isdigit() and len(raw) <= 18
+
+
+def _step(project: Project, label_class: LabelClass, do: str) -> int:
+    """How many places to go so that the class passes its neighbour on the page, where archived ones are not seen."""
+    everybody = list(project.classes.all())
+    here = everybody.index(label_class)
+    beyond = everybody[:here][::-1] if do == "up" else everybody[here + 1 :]
+    away = next((index for index, each in enumerate(beyond, start=1) if not each.is_archived), 0)
+    return -away if do == "up" else away
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def members(request: PageRequest, project_id: int) -> HttpResponse:
+    """Give somebody a role or take somebody out. Opened by address, it leads to the settings page."""
+    membership = get_membership(request.user, project_id, OWN)
+    here = reverse("project-settings", args=[project_id])
+    if request.method != "POST":
+        return redirect(f"{here}#members")
+    try:
+        _change_members(request, membership.project)
+    except WinnowError as error:
+        return _settings_page(request, membership, error=error, form="members")
+    try:
+        get_membership(request.user, project_id, OWN)
+    except NotFound:  # left the project
+        return _see_other(reverse("projects"))
+    except WinnowError:  # is no owner any more
+        return _see_other(reverse("dashboard", args=[project_id]))
+    return _see_other(f"{here}#members")
+
+
+def _change_members(request: PageRequest, project: Project) -> None:
+    do, who = request.POST.get("do", ""), request.POST.get("user", "")
+    if do == "set":
+        username, role = request.POST.get("username", ""), request.POST.get("role", "")
+        projects.set_member(project=project, actor=request.user, username=username, role=role)
+    elif do == "remove" and _is_id(who):
+        projects.remove_member(project=project, actor=request.user, user_id=int(who))
+    else:
+        raise InvalidSettings(f"{do[:40]!r} is not something to do with a member; reload the page")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting as a form field, built from the metadata of ProjectSettings and the catalogue."""
+
+    name: str
+    title: str
+    help: str
+    kind: str
+    value: Any
+    options: tuple[algorithms.Algorithm, ...] = ()
+    minimum: Any = None
+    maximum: Any = None
+    wrong: str = ""
+
+
+def form_fields(values: dict[str, Any], wrong: dict[str, str]) -> list[tuple[str, list[Field]]]:
+    """The settings form by group: ``values`` as stored or as posted, ``wrong`` a sentence by field."""
+    made = {each.name: _field(each, values.get(each.name, each.default), wrong) for each in fields(ProjectSettings)}
+    groups = [(title, [made.pop(name) for name in names if name in made]) for title, names in GROUPS]
+    groups[-1][1].extend(made.values())
+    return groups
+
+
+def _field(each: Any, value: Any, wrong: dict[str, str]) -> Field:
+    limits = each.metadata
+    options: tuple[algorithms.Algorithm, ...] = ()
+    if each.type is bool:
+        kind, value = "check", str(value).lower() in ("true", "on", "1", "yes")
+    elif "catalogue" in limits:
+        kind, options = "choice", algorithms.catalogue(limits["catalogue"])
+    else:
+        kind = "whole" if each.type is int else "rate"
+    return Field(
+        name=each.name,
+        title=limits["title"],
+        help=limits["help"],
+        kind=kind,
+        value=value,
+        options=options,
+        minimum=limits.get("minimum"),
+        maximum=limits.get("maximum"),
+        wrong=wrong.get(each.name, ""),
+    )
+
+
+def _settings_page(
+    request: HttpRequest, membership: Membership, *, error: WinnowError | None = None, form: str = ""
+) -> HttpResponse:
+    """The page with all three forms; after a refusal, the refused one (``form``) as it was sent."""
+    project = membership.project
+    is_mine = form == "settings"
+    wrong = error.fields if error and is_mine else {}
+    posted = request.POST if form else {}
+    stored = {"name": project.name, "instructions": project.instructions} | project.settings_json
+    values = stored | {name: request.POST.get(name, "") for name in request.POST} if is_mine else stored
+    if is_mine:  # a box that was not ticked was not sent
+        ticked = {each.name: each.name in request.POST for each in fields(ProjectSettings) if each.type is bool}
+        values |= ticked
+    every_class = list(project.classes.all())
+    open_classes = [each for each in every_class if not each.is_archived]
+    refused = request.POST.get("class", "") if form == "classes" and request.POST.get("do") == "update" else ""
+    context = {
+        "project": project,
+        "membership": membership,
+        "seen": fingerprint(project),
+        "values": values,
+        "groups": form_fields(values, wrong),
+        "wrong": wrong,
+        "error": error,
+        "form": form,
+        "posted": posted,
+        "open_classes": open_classes,
+        "last_open": open_classes[-1] if open_classes else None,
+        "refused_class": int(refused) if _is_id(refused) else None,
+        "archived_classes": [each for each in every_class if each.is_archived],
+        "memberships": project.memberships.select_related("user").order_by("user__username"),
+        "roles": Role,
+    }
+    return render(request, SETTINGS_TEMPLATE, context, status=error.status if error else 200)
+
+
+def _see_other(url: str) -> HttpResponse:
+    response = redirect(url)
+    response.status_code = 303
+    return response
