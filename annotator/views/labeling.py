@@ -1,0 +1,269 @@
+"""The labelling page. GET never takes work; every POST answers with the next thing to do."""
+
+import uuid as uuids
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, QueryDict
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods, require_POST
+
+from annotator import queries
+from annotator.access import LABEL, OWN, REVIEW, allows, get_membership
+from annotator.actions import labeling, queueing
+from annotator.actions.projects import PAGE_KEYS
+from annotator.errors import InvalidAnnotation, WinnowError
+from annotator.models import Annotation, Item, Membership, Project, QueueEntry, Split
+from annotator.views import PageRequest, page
+from annotator.views.choices import choices_of, is_tiny, percent
+
+TEMPLATE = "labeling.html"
+HELD_AT_MOST = 5
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """The model's best guess for an item, where the project shows it."""
+
+    class_id: int
+    name: str
+    probability: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """One held item as the page shows it. ``is_returned``: its answer was just taken back, so it comes first."""
+
+    entry: QueueEntry
+    item: Item
+    reason: str
+    suggestion: Suggestion | None
+    is_tiny: bool
+    is_returned: bool
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Somebody who holds items, and the minutes until they are free again unless renewed."""
+
+    name: str
+    count: int
+    minutes: int
+
+
+@require_http_methods(["GET", "POST"])
+@page
+def show(request: PageRequest, project_id: int) -> HttpResponse:
+    membership = get_membership(request.user, project_id, LABEL)
+    if request.method == "POST":
+        return _submit(request, membership)
+    if request.htmx:
+        return render(request, f"{TEMPLATE}#progress", _progress(membership))
+    return _whole_page(request, membership)
+
+
+@require_POST
+@page
+def start(request: PageRequest, project_id: int) -> HttpResponse:
+    """Take the first items; with ``skipped``, after putting up again what everybody skipped."""
+    membership = get_membership(request.user, project_id, LABEL)
+    if request.POST.get("skipped"):
+        queueing.return_skipped(project=membership.project)
+    entries = queueing.reserve_items(project=membership.project, annotator=request.user, count=HELD_AT_MOST)
+    return _next(request, membership, entries)
+
+
+@require_POST
+@page
+def undo(request: PageRequest, project_id: int) -> HttpResponse:
+    membership = get_membership(request.user, project_id, LABEL)
+    project = membership.project
+    try:
+        undone = labeling.undo_last(project=project, annotator=request.user, uuid=_read_uuid(request.POST.get("uuid")))
+    except WinnowError as error:
+        return _refused(request, membership, error)
+    entries = list(queries.held_entries(project, request.user))
+    notice = "" if undone else "There is no answer of yours to take back."
+    return _next(request, membership, entries, returned=undone, notice=notice)
+
+
+@require_POST
+@page
+def renew(request: PageRequest, project_id: int) -> HttpResponse:
+    """Keep what is held: the person is still here. What was lost meanwhile is replaced."""
+    membership = get_membership(request.user, project_id, LABEL)
+    entries = queueing.reserve_items(project=membership.project, annotator=request.user, count=HELD_AT_MOST)
+    return _next(request, membership, entries)
+
+
+def _submit(request: PageRequest, membership: Membership) -> HttpResponse:
+    project = membership.project
+    try:
+        answer = _read_answer(request.POST)
+        _, entries = labeling.submit_and_reserve(
+            project=project,
+            annotator=request.user,
+            suggestion_shown=_hint_was_shown(project, answer["item_id"]),
+            count=HELD_AT_MOST,
+            **answer,
+        )
+    except WinnowError as error:
+        return _refused(request, membership, error)
+    return _next(request, membership, entries)
+
+
+def _read_answer(posted: QueryDict) -> dict[str, Any]:
+    """The arguments of the action from the form. ``answer`` is ``class:<id>``, ``skip`` or ``none_of_these``."""
+    kind, _, raw_value = posted.get("answer", "").partition(":")
+    milliseconds = posted.get("milliseconds")
+    return {
+        "item_id": _read_number(posted.get("item"), "item"),
+        "uuid": _read_uuid(posted.get("uuid")),
+        "kind": Annotation.Kind.LABEL if kind == "class" else kind,
+        "raw_value": raw_value or None,
+        "milliseconds": _read_number(milliseconds, "milliseconds") if milliseconds else None,
+    }
+
+
+def _read_number(raw: str | None, name: str) -> int:
+    # Longer than any id; int() itself would refuse thousands of digits with an error of its own.
+    if raw is None or not raw.isascii() or not raw.isdigit() or len(raw) > 18:
+        raise InvalidAnnotation(f"{name} {(raw or '')[:40]!r} is not a whole number; reload the page")
+    return int(raw)
+
+
+def _read_uuid(raw: str | None) -> uuids.UUID:
+    try:
+        return uuids.UUID(raw or "")
+    except ValueError:
+        raise InvalidAnnotation(f"uuid {(raw or '')[:40]!r} is not a UUID; reload the page") from None
+
+
+def _hint_was_shown(project: Project, item_id: int) -> bool:
+    """Whether this page showed a hint with the item: computed here, never taken from the browser's word."""
+    entry = QueueEntry.objects.select_related("item").filter(project=project, item_id=item_id).first()
+    return entry is not None and queries.shows_hint(entry, project)
+
+
+def _next(
+    request: PageRequest,
+    membership: Membership,
+    entries: Iterable[QueueEntry],
+    *,
+    returned: QueueEntry | None = None,
+    notice: str = "",
+) -> HttpResponse:
+    """The answer to a POST that went well: the held cards and the progress, or the way back to the page."""
+    if not request.htmx:
+        response = redirect("label", membership.project_id)
+        response.status_code = 303
+        return response
+    context = _context(request, membership, entries, returned=returned) | {"notice": notice}
+    return render(request, f"{TEMPLATE}#next", context)
+
+
+def _refused(request: PageRequest, membership: Membership, error: WinnowError) -> HttpResponse:
+    """What happened, and the next items: a refused answer must not stop the work."""
+    entries = queueing.reserve_items(project=membership.project, annotator=request.user, count=HELD_AT_MOST)
+    context = _context(request, membership, entries) | {"notice": error.message, "is_refusal": True}
+    if request.htmx:
+        return render(request, f"{TEMPLATE}#next", context, status=error.status)
+    return render(request, TEMPLATE, context | {"is_whole_page": True}, status=error.status)
+
+
+def _whole_page(request: PageRequest, membership: Membership) -> HttpResponse:
+    entries = queries.held_entries(membership.project, request.user)
+    return render(request, TEMPLATE, _context(request, membership, entries) | {"is_whole_page": True})
+
+
+def _context(
+    request: HttpRequest,
+    membership: Membership,
+    entries: Iterable[QueueEntry],
+    *,
+    returned: QueueEntry | None = None,
+) -> dict[str, Any]:
+    project = membership.project
+    classes = queries.open_classes(project)
+    cards = _cards(project, entries, returned)
+    context = _progress(membership) | {
+        "cards": cards,
+        "choices": choices_of(classes, PAGE_KEYS),
+        "uuid": uuids.uuid4(),
+        "task_type": f"task_types/{project.task_type}.html",
+        "may_review": allows(membership.role, REVIEW),
+        "may_own": allows(membership.role, OWN),
+    }
+    if not cards:
+        context |= _why_empty(project, request.user, classes, context["progress"])
+    return context
+
+
+def _cards(project: Project, entries: Iterable[QueueEntry], returned: QueueEntry | None) -> list[Card]:
+    names = {each.pk: each.name for each in project.classes.all()}
+    cards = [_card(project, entry, names, returned) for entry in entries]
+    return sorted(cards, key=lambda card: not card.is_returned)
+
+
+def _card(project: Project, entry: QueueEntry, names: dict[int, str], returned: QueueEntry | None) -> Card:
+    guess = queries.suggestion(entry, project)
+    return Card(
+        entry=entry,
+        item=entry.item,
+        reason=queries.reason_text(entry, names),
+        suggestion=Suggestion(guess[0], names[guess[0]], percent(guess[1])) if guess and guess[0] in names else None,
+        is_tiny=is_tiny(entry.item),
+        is_returned=returned is not None and entry.pk == returned.pk,
+    )
+
+
+def _progress(membership: Membership) -> dict[str, Any]:
+    project = membership.project
+    progress = queries.label_progress(project, membership.user)
+    is_waiting = progress.is_learning or progress.until_refit <= 0
+    return {
+        "project": project,
+        "membership": membership,
+        "progress": progress,
+        "since_refit": progress.answers_per_refit - progress.until_refit,
+        "accuracy": _accuracy(progress),
+        "checks": queries.measured(queries.current_model(project), "audit").n,
+        # Asked only when it matters: every answer comes by here.
+        "has_worker": not is_waiting or queries.worker_state()["alive"] > 0,
+    }
+
+
+def _accuracy(progress: queries.LabelProgress) -> dict[str, str] | None:
+    """The estimate and its interval in words, or None before the first random check was answered."""
+    if progress.accuracy is None or progress.low is None or progress.high is None:
+        return None
+    return {
+        "estimate": percent(progress.accuracy),
+        "interval": f"{progress.low * 100:.0f} to {progress.high * 100:.0f} %",
+    }
+
+
+def _why_empty(project: Project, user: Any, classes: list[Any], progress: Any) -> dict[str, Any]:
+    """Why there is nothing on the desk: one word for the template, and who holds what."""
+    if not progress.pool:
+        return {"empty": "no_items"}
+    if not classes:
+        return {"empty": "no_classes"}
+    if not progress.open:
+        counts = queries.pool_counts(project)
+        return {"empty": "all_answered", "skipped": sum(counts[split][Item.State.SKIPPED] for split in Split.values)}
+    held = queries.other_holders(project, user)
+    if len(held) >= progress.open:
+        return {"empty": "all_held", "holders": _holders(held)}
+    return {"empty": "start"}
+
+
+def _holders(held: list[QueueEntry]) -> list[Holder]:
+    now = timezone.now()
+    by_name: dict[str, list[float]] = {}
+    for entry in held:
+        if entry.leased_until is not None:
+            by_name.setdefault(str(entry.leased_by), []).append((entry.leased_until - now).total_seconds())
+    return [Holder(name, len(left), max(1, round(max(left) / 60))) for name, left in by_name.items()]
