@@ -22,14 +22,14 @@ def main() -> None:
     """Run one management command. What stands in the way outside Winnow is one sentence, not a traceback."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "annotator.settings")
     from django.conf import settings
-    from environs import EnvError
 
     from annotator.embedded import CannotStart
+    from annotator.environment import InvalidEnvironment
 
     try:
         _ = settings.DEBUG  # the first access reads the settings file
         run(sys.argv)
-    except (EnvError, CannotStart) as error:
+    except (InvalidEnvironment, CannotStart) as error:
         sys.exit(f"winnow: {error}")
 
 

@@ -1,42 +1,60 @@
 """Every setting of Winnow. This file only sets: it creates nothing and connects to nothing.
 
-A variable of the environment is read by `environs`, which refuses a malformed value and names the variable.
+Variables of the environment are read by `annotator.environment`, which refuses what cannot be used in one sentence
+that names the variable. docs/settings.md lists them all.
 """
 
 import hashlib
+import re
 import secrets
 from pathlib import Path
 from typing import Any
 
 import dj_database_url
 from csp.constants import NONE, SELF
-from environs import Env, EnvError, validate
+
+from annotator import environment
+from annotator.environment import InvalidEnvironment
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env = Env()
 
 # --- where things are kept ----------------------------------------------------------------------------------
 # data/: postgres/ media/ broker/ artifacts/ logs/ lock secret_key
-WINNOW_DATA: Path = env.path("WINNOW_DATA", BASE_DIR / "data").expanduser().absolute()
-MEDIA_ROOT: Path = env.path("MEDIA_ROOT", WINNOW_DATA / "media").expanduser().absolute()
+WINNOW_DATA: Path = environment.folder("WINNOW_DATA", BASE_DIR / "data")
+MEDIA_ROOT: Path = environment.folder("MEDIA_ROOT", WINNOW_DATA / "media")
 ARTIFACT_ROOT: Path = WINNOW_DATA / "artifacts"
 
 # --- how it is reached --------------------------------------------------------------------------------------
-DEBUG: bool = env.bool("DEBUG", False)
-HOST: str = env.str("HOST", "127.0.0.1")
-PORT: int = env.int("PORT", 8080, validate=validate.Range(1, 65535))
-ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
-CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
+DEBUG: bool = environment.flag("DEBUG", False)
+HOST: str = environment.text("HOST", "127.0.0.1")
+if not re.fullmatch(r"[\w.:-]+", HOST):
+    raise InvalidEnvironment(f"HOST must be a host name or an address, as in 127.0.0.1, not {HOST!r}")
+PORT: int = environment.number("PORT", 8080, 1, 65535)
+ALLOWED_HOSTS: list[str] = environment.words("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+for _host in ALLOWED_HOSTS:
+    if not re.fullmatch(r"\*|\.?[\w.-]+|\[[0-9A-Fa-f:.]+\]", _host):
+        raise InvalidEnvironment(f"ALLOWED_HOSTS must be host names alone, as in winnow.example.org, not {_host!r}")
+CSRF_TRUSTED_ORIGINS: list[str] = environment.words("CSRF_TRUSTED_ORIGINS", [])
+for _origin in CSRF_TRUSTED_ORIGINS:
+    if not re.fullmatch(r"https?://[^/\s]+", _origin):
+        raise InvalidEnvironment(
+            f"CSRF_TRUSTED_ORIGINS must be addresses as in https://winnow.example.org, without a path, not {_origin!r}"
+        )
 
 # The first owner; without a name and a password `up` makes a local one and prints a one-time login link.
-ADMIN_USERNAME: str = env.str("ADMIN_USERNAME", "")
-ADMIN_PASSWORD: str = env.str("ADMIN_PASSWORD", "")
-ADMIN_EMAIL: str = env.str("ADMIN_EMAIL", "")
+ADMIN_USERNAME: str = environment.text("ADMIN_USERNAME")
+if not re.fullmatch(r"[\w.@+-]{0,150}", ADMIN_USERNAME):
+    raise InvalidEnvironment("ADMIN_USERNAME must be at most 150 letters, digits and @ . + - _")
+ADMIN_PASSWORD: str = environment.text("ADMIN_PASSWORD")
+environment.needs("ADMIN_PASSWORD", "ADMIN_USERNAME")
+ADMIN_EMAIL: str = environment.text("ADMIN_EMAIL")
+if ADMIN_EMAIL and not re.fullmatch(r"[^@\s]+@[^@\s]+", ADMIN_EMAIL):
+    raise InvalidEnvironment(f"ADMIN_EMAIL must be an e-mail address, not {ADMIN_EMAIL!r}")
 
 
 def _secret_key() -> str:
     """SECRET_KEY as given, else the one `up` keeps in the data folder, else one for this process alone."""
-    if given := env.str("SECRET_KEY", ""):
+    if given := environment.text("SECRET_KEY"):
         return given
     try:
         return (WINNOW_DATA / "secret_key").read_text().strip() or secrets.token_urlsafe(50)
@@ -118,7 +136,7 @@ def _socket_folder(postgres_data: Path) -> Path:
 
 
 POSTGRES_SOCKET_FOLDER = _socket_folder(POSTGRES_DATA)
-DATABASE_URL: str = env.str("DATABASE_URL", "")
+DATABASE_URL: str = environment.url("DATABASE_URL", ("postgresql", "postgres"))
 
 
 def _database() -> dict[str, Any]:
@@ -133,12 +151,13 @@ def _database() -> dict[str, Any]:
     if DATABASE_URL:
         try:
             database = dict(dj_database_url.parse(DATABASE_URL))
-        except ValueError as error:
-            raise EnvError(f'Environment variable "DATABASE_URL" invalid: {error}') from error
-        if database["ENGINE"] != "django.db.backends.postgresql":
-            raise EnvError(
-                'Environment variable "DATABASE_URL" invalid: only PostgreSQL is supported,'
-                " as in postgresql://user:password@host:5432/name"
+        except ValueError:
+            database = {}
+        if not database.get("NAME"):
+            # Not shown, nor chained: the password is part of it.
+            raise InvalidEnvironment(
+                "DATABASE_URL must look like postgresql://user:password@host:5432/name;"
+                " in a password, write / @ : # ? and % as %2F %40 %3A %23 %3F and %25"
             )
     return database | {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
 
@@ -150,16 +169,18 @@ STORAGES: dict[str, dict[str, Any]] = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
-if _bucket := env.str("AWS_STORAGE_BUCKET_NAME", ""):
+if _bucket := environment.text("AWS_STORAGE_BUCKET_NAME"):
+    environment.needs("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    environment.needs("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID")
     STORAGES["default"] = {
         "BACKEND": "storages.backends.s3.S3Storage",
         "OPTIONS": {
             "bucket_name": _bucket,
-            "endpoint_url": env.str("AWS_S3_ENDPOINT_URL", None),
-            "region_name": env.str("AWS_S3_REGION_NAME", None),
-            "access_key": env.str("AWS_ACCESS_KEY_ID", None),
-            "secret_key": env.str("AWS_SECRET_ACCESS_KEY", None),
-            "location": env.str("AWS_LOCATION", ""),
+            "endpoint_url": environment.url("AWS_S3_ENDPOINT_URL", ("https", "http")) or None,
+            "region_name": environment.text("AWS_S3_REGION_NAME") or None,
+            "access_key": environment.text("AWS_ACCESS_KEY_ID") or None,
+            "secret_key": environment.text("AWS_SECRET_ACCESS_KEY") or None,
+            "location": environment.text("AWS_LOCATION"),
             "default_acl": None,
             "querystring_auth": True,
             "file_overwrite": False,
@@ -189,7 +210,7 @@ AUTH_PASSWORD_VALIDATORS = [
 # Cookies travel over https only, unless Winnow is served on this machine alone and no https origin is named.
 _IS_LOCAL = HOST in {"127.0.0.1", "localhost", "::1"}
 _HAS_HTTPS = any(origin.startswith("https://") for origin in CSRF_TRUSTED_ORIGINS)
-SECURE_COOKIES: bool = env.bool("SECURE_COOKIES", _HAS_HTTPS or not _IS_LOCAL)
+SECURE_COOKIES: bool = environment.flag("SECURE_COOKIES", _HAS_HTTPS or not _IS_LOCAL)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_COOKIES
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
@@ -245,7 +266,9 @@ JOB_HEARTBEAT_S = 3
 JOB_STALE_S = 20
 LEASE_S = 300
 
-CELERY_BROKER_URL: str = env.str("CELERY_BROKER_URL", "filesystem://")
+CELERY_BROKER_URL: str = environment.url(
+    "CELERY_BROKER_URL", ("redis", "rediss", "amqp", "amqps", "filesystem"), default="filesystem://"
+)
 if CELERY_BROKER_URL.startswith("filesystem:"):
     # The same folder in and out: whoever reads it is the other side.
     CELERY_BROKER_TRANSPORT_OPTIONS = {

@@ -23,7 +23,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand
 from django.db import OperationalError, connections
 
-from annotator import embedded
+from annotator import embedded, environment
 from annotator.embedded import CannotStart, Postgres
 from annotator.supervisor import Child
 
@@ -96,7 +96,7 @@ class Up:
 
     def prepare(self, data: Path) -> str:
         """Bring the tables up to date, make the first owner and the demo. Returns the greeting."""
-        if not os.environ.get("SECRET_KEY"):
+        if not environment.text("SECRET_KEY"):
             # This process read the settings before there was a key; the web server must accept its links.
             settings.SECRET_KEY = embedded.keep_secret_key(data)
         shutil.rmtree(data / "tmp", ignore_errors=True)
@@ -120,7 +120,7 @@ class Up:
 
         host = "127.0.0.1" if settings.HOST in {"0.0.0.0", "localhost", "::"} else settings.HOST
         address = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
-        if settings.ADMIN_PASSWORD and owner.username == settings.ADMIN_USERNAME:
+        if settings.ADMIN_PASSWORD and owner.check_password(settings.ADMIN_PASSWORD):
             way_in = f"Sign in as {owner.username}: {address}{settings.LOGIN_URL}"
         else:
             way_in = f"One-time login link: {address}{accounts.create_login_link(owner)}"
@@ -164,7 +164,7 @@ class Up:
             self.is_in_a_hurry = True
 
     def _children(self) -> list[Child]:
-        environment = {
+        variables = {
             "PORT": str(self.port),
             # Uploads wait here: on the disk they go to, not in a small /tmp.
             "TMPDIR": str(settings.WINNOW_DATA / "tmp"),
@@ -178,14 +178,20 @@ class Up:
             "scheduler": [*celery, "beat", "--loglevel=WARNING", "--pidfile="],
             "worker": [*celery, *worker],
         }
-        return [Child(name, command, settings.BASE_DIR, environment) for name, command in commands.items()]
+        return [Child(name, command, settings.BASE_DIR, variables) for name, command in commands.items()]
 
 
 def first_owner() -> User:
-    """Who may do everything: ADMIN_USERNAME, else the first one ever made. Made if there is none."""
+    """Who may do everything: ADMIN_USERNAME, else the first one ever made. Made if there is none.
+
+    ADMIN_PASSWORD is for who has none yet; it never replaces a password somebody chose.
+    """
     people = get_user_model().objects
     name = settings.ADMIN_USERNAME
     if name and (owner := people.filter(username=name).first()):
+        if settings.ADMIN_PASSWORD and not owner.has_usable_password():
+            owner.set_password(settings.ADMIN_PASSWORD)
+            owner.save(update_fields=["password"])
         return owner
     if not name and (owner := people.filter(is_superuser=True, is_active=True).order_by("pk").first()):
         return owner
