@@ -1,0 +1,341 @@
+"""The list of projects, making one, and the owner's settings, classes and members."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from annotator.actions import projects
+from annotator.models import Item, LabelClass, Membership, Project, ProjectSettings, Role
+
+Login = Callable[[User], Client]
+
+
+def settings_form(project: Project, **changes: Any) -> dict[str, Any]:
+    """The settings form as the page fills it, with changes; a value of None leaves the field out."""
+    form = {"name": project.name, "instructions": project.instructions} | project.settings.to_json() | changes
+    return {name: value for name, value in form.items() if value is not None and value is not False}
+
+
+# --- the list and making one ---
+
+
+def test_the_list_shows_own_projects_with_their_progress(
+    login: Login, bob: User, charlie: User, items: list[Item], cat: LabelClass, answer: Callable[..., Any]
+) -> None:
+    answer(bob, items[0], cat)
+    assert "1 of 12 answered" in login(bob).get("/").text
+    page = login(charlie).get("/").text
+    assert "Pets" not in page
+    assert "No projects yet" in page
+
+
+def test_a_visitor_is_sent_to_the_login_page(client: Client, project: Project) -> None:
+    for path in ("/", "/projects/new/", f"/projects/{project.pk}/settings/"):
+        response = client.get(path)
+        assert response.status_code == 302
+        assert response["Location"].startswith("/login/")
+
+
+def test_whoever_makes_a_project_owns_it(login: Login, charlie: User) -> None:
+    response = login(charlie).post(
+        "/projects/new/", {"name": "Birds", "classes": "wren\n\n robin \n", "instructions": "x"}
+    )
+    made = Project.objects.get(name="Birds")
+    assert response.status_code == 303
+    assert response["Location"] == f"/projects/{made.pk}/"
+    assert list(made.classes.values_list("name", "shortcut")) == [("wren", "1"), ("robin", "2")]
+    assert made.memberships.get().role == Role.OWNER
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "field", "sentence"),
+    [
+        ("", "a", "name", "1 to 120 characters"),
+        ("x" * 121, "a", "name", "1 to 120 characters"),
+        ("PETS", "a", "name", "already a project called"),
+        ("Birds", "wren\nWren", "classes", "already a class called"),
+        ("Birds", "y" * 121, "classes", "1 to 120 characters"),
+    ],
+)
+def test_a_refused_project_keeps_what_was_typed(
+    login: Login, alice: User, project: Project, name: str, classes: str, field: str, sentence: str
+) -> None:
+    response = login(alice).post(
+        "/projects/new/", {"name": name, "classes": classes, "instructions": "look <closely>"}
+    )
+    assert response.status_code == 422
+    assert sentence in response.text
+    assert f'id="{field}-errors"' in response.text
+    assert "look &lt;closely&gt;" in response.text
+    assert classes in response.text
+    assert Project.objects.count() == 1
+
+
+# --- the settings ---
+
+
+def test_the_settings_page_has_a_field_for_every_setting(login: Login, alice: User, project: Project) -> None:
+    page = login(alice).get(f"/projects/{project.pk}/settings/").text
+    for each in fields(ProjectSettings):
+        assert page.count(f'name="{each.name}"') == 1, each.name
+    assert "Close calls first" in page
+
+
+def test_the_form_as_shown_changes_nothing(login: Login, alice: User, project: Project) -> None:
+    before = project.settings
+    response = login(alice).post(f"/projects/{project.pk}/settings/", settings_form(project))
+    assert response.status_code == 303
+    assert Project.objects.get().settings == before
+
+
+def test_settings_are_saved(login: Login, alice: User, project: Project) -> None:
+    form = settings_form(
+        project, name="Cats & dogs", answers_per_refit="25", head="logistic_regression", show_suggestions="on"
+    )
+    login(alice).post(f"/projects/{project.pk}/settings/", form)
+    project.refresh_from_db()
+    assert (project.name, project.settings.answers_per_refit) == ("Cats & dogs", 25)
+    assert project.settings.head == "logistic_regression"
+    assert project.settings.show_suggestions is True
+    login(alice).post(f"/projects/{project.pk}/settings/", settings_form(project, show_suggestions=None))
+    project.refresh_from_db()
+    assert project.settings.show_suggestions is False
+
+
+def test_every_wrong_field_is_named_and_nothing_typed_is_lost(login: Login, alice: User, project: Project) -> None:
+    form = settings_form(
+        project,
+        name="Kept as typed",
+        answers_per_refit="many",
+        propose_above="1.5",
+        head="crystal_ball",
+        show_suggestions="on",
+    )
+    response = login(alice).post(f"/projects/{project.pk}/settings/", form)
+    assert response.status_code == 422
+    for field in ("answers_per_refit", "propose_above", "head"):
+        assert f'id="{field}-errors"' in response.text
+    for typed in ('value="Kept as typed"', 'value="many"', 'value="1.5"'):
+        assert typed in response.text
+    assert (
+        'name="show_suggestions" id="show_suggestions" aria-describedby="show_suggestions-help" checked'
+        in response.text
+    )
+    assert "3 fields need another value" in response.text
+    project.refresh_from_db()
+    assert (project.name, project.settings) == ("Pets", ProjectSettings())
+
+
+def test_a_taken_name_is_refused_beside_the_field_while_the_page_keeps_the_old_title(
+    login: Login, alice: User, project: Project
+) -> None:
+    projects.create_project(owner=alice, name="Birds", class_names=[])
+    response = login(alice).post(f"/projects/{project.pk}/settings/", settings_form(project, name="birds"))
+    assert response.status_code == 422
+    assert 'id="name-errors"' in response.text
+    assert '<a class="project-name"' in response.text
+    assert 'title="Pets"' in response.text
+
+
+def test_settings_changed_by_somebody_else_meanwhile_are_not_overwritten_unseen(
+    login: Login, alice: User, project: Project
+) -> None:
+    client = login(alice)
+    seen = client.get(f"/projects/{project.pk}/settings/").context["seen"]
+    projects.save_settings(project=project, actor=alice, raw={"answers_per_refit": 50})
+    form = settings_form(project, answers_per_refit="20", seen=seen)
+    response = client.post(f"/projects/{project.pk}/settings/", form)
+    assert response.status_code == 409
+    assert 'value="20"' in response.text
+    assert Project.objects.get().settings.answers_per_refit == 50
+    again = client.post(f"/projects/{project.pk}/settings/", form | {"seen": response.context["seen"]})
+    assert again.status_code == 303
+    assert Project.objects.get().settings.answers_per_refit == 20
+
+
+# --- the classes ---
+
+
+def test_classes_are_added_one_per_line_or_not_at_all(login: Login, alice: User, project: Project) -> None:
+    url = f"/projects/{project.pk}/classes/"
+    assert login(alice).post(url, {"do": "add", "names": "bird\r\nfish"}).status_code == 303
+    assert [each.name for each in project.classes.all()] == ["cat", "dog", "bird", "fish"]
+    response = login(alice).post(url, {"do": "add", "names": "newt\nCAT"})
+    assert response.status_code == 422
+    assert "newt\nCAT" in response.text
+    assert project.classes.count() == 4
+    assert login(alice).post(url, {"do": "add", "names": " \n"}).status_code == 422
+
+
+def test_a_class_is_renamed_recoloured_and_given_a_key(
+    login: Login, alice: User, project: Project, cat: LabelClass
+) -> None:
+    form = {
+        "do": "update",
+        "class": cat.pk,
+        "name": "house cat",
+        "shortcut": "c",
+        "colour": "#123456",
+        "description": "purrs",
+    }
+    response = login(alice).post(f"/projects/{project.pk}/classes/", form)
+    assert response["Location"] == f"/projects/{project.pk}/settings/#class-{cat.pk}"
+    cat.refresh_from_db()
+    assert (cat.name, cat.shortcut, cat.colour, cat.description) == ("house cat", "c", "#123456", "purrs")
+
+
+@pytest.mark.parametrize("changes", [{"name": "dog"}, {"shortcut": "s"}, {"colour": "red"}, {"shortcut": "2"}])
+def test_a_refused_class_is_shown_as_typed_with_the_reason(
+    login: Login, alice: User, project: Project, cat: LabelClass, changes: dict[str, str]
+) -> None:
+    form = {
+        "do": "update",
+        "class": cat.pk,
+        "name": "tiger",
+        "shortcut": "t",
+        "colour": "#000000",
+        "description": "roars",
+    }
+    response = login(alice).post(f"/projects/{project.pk}/classes/", form | changes)
+    assert response.status_code == 422
+    assert f'id="wrong-{cat.pk}"' in response.text
+    assert "roars" in response.text
+    assert "<details open>" in response.text
+    cat.refresh_from_db()
+    assert cat.name == "cat"
+
+
+def test_a_class_moves_past_its_visible_neighbour(
+    login: Login, alice: User, project: Project, cat: LabelClass
+) -> None:
+    for name in ("ghost", "bird"):
+        projects.add_class(project=project, actor=alice, name=name)
+    projects.archive_class(label_class=project.classes.get(name="ghost"), actor=alice, archived=True)
+    bird = project.classes.get(name="bird")
+    login(alice).post(f"/projects/{project.pk}/classes/", {"do": "up", "class": bird.pk})
+    assert [each.name for each in project.classes.filter(is_archived=False)] == ["cat", "bird", "dog"]
+    login(alice).post(f"/projects/{project.pk}/classes/", {"do": "down", "class": cat.pk})
+    assert [each.name for each in project.classes.filter(is_archived=False)] == ["bird", "cat", "dog"]
+    login(alice).post(f"/projects/{project.pk}/classes/", {"do": "up", "class": bird.pk})
+    assert project.classes.filter(is_archived=False).first() == bird
+
+
+def test_a_class_is_archived_and_brought_back(login: Login, alice: User, project: Project, cat: LabelClass) -> None:
+    url = f"/projects/{project.pk}/classes/"
+    login(alice).post(url, {"do": "archive", "class": cat.pk})
+    assert "Archived (1)" in login(alice).get(f"/projects/{project.pk}/settings/").text
+    login(alice).post(url, {"do": "restore", "class": cat.pk})
+    cat.refresh_from_db()
+    assert not cat.is_archived
+
+
+@pytest.mark.parametrize("form", [{}, {"do": "update"}, {"do": "up", "class": "9" * 30}, {"do": "fly", "class": "1"}])
+def test_nonsense_about_classes_is_refused(login: Login, alice: User, project: Project, form: dict[str, str]) -> None:
+    assert login(alice).post(f"/projects/{project.pk}/classes/", form).status_code in (404, 422)
+
+
+def test_a_class_of_another_project_is_not_touched(login: Login, alice: User, charlie: User, project: Project) -> None:
+    theirs = projects.create_project(owner=charlie, name="Secret", class_names=["x"]).classes.get()
+    form = {"do": "archive", "class": theirs.pk}
+    assert login(alice).post(f"/projects/{project.pk}/classes/", form).status_code == 404
+    theirs.refresh_from_db()
+    assert not theirs.is_archived
+
+
+def test_sixty_classes_with_hostile_names_are_listed(login: Login, alice: User, project: Project) -> None:
+    names = [f"<script>{index}</script>" + "w" * 90 for index in range(58)]
+    login(alice).post(f"/projects/{project.pk}/classes/", {"do": "add", "names": "\n".join(names)})
+    page = login(alice).get(f"/projects/{project.pk}/settings/").text
+    assert "Classes (60)" in page
+    assert "<script>0" not in page
+
+
+# --- the members ---
+
+
+def test_a_member_is_added_promoted_and_removed(login: Login, alice: User, charlie: User, project: Project) -> None:
+    url = f"/projects/{project.pk}/members/"
+    login(alice).post(url, {"do": "set", "username": "charlie", "role": "viewer"})
+    assert project.memberships.get(user=charlie).role == Role.VIEWER
+    login(alice).post(url, {"do": "set", "username": "charlie", "role": "reviewer"})
+    assert project.memberships.get(user=charlie).role == Role.REVIEWER
+    login(alice).post(url, {"do": "remove", "user": charlie.pk, "username": "charlie", "role": "reviewer"})
+    assert not project.memberships.filter(user=charlie).exists()
+
+
+def test_an_unknown_name_is_refused_and_kept(login: Login, alice: User, project: Project) -> None:
+    form = {"do": "set", "username": "nobody-here", "role": "viewer"}
+    response = login(alice).post(f"/projects/{project.pk}/members/", form)
+    assert response.status_code == 404
+    assert 'value="nobody-here"' in response.text
+    assert 'id="member-errors"' in response.text
+
+
+def test_the_last_owner_stays(login: Login, alice: User, project: Project) -> None:
+    url = f"/projects/{project.pk}/members/"
+    assert login(alice).post(url, {"do": "remove", "user": alice.pk}).status_code == 409
+    assert login(alice).post(url, {"do": "set", "username": "alice", "role": "viewer"}).status_code == 409
+    assert Membership.objects.get(project=project, user=alice).role == Role.OWNER
+
+
+def test_an_owner_who_steps_down_is_led_to_a_page_that_still_opens(
+    login: Login, alice: User, bob: User, project: Project
+) -> None:
+    projects.set_member(project=project, actor=alice, username="bob", role=Role.OWNER)
+    form = {"do": "set", "username": "alice", "role": "viewer"}
+    client = login(alice)
+    assert (
+        client.post(f"/projects/{project.pk}/members/", form, follow=True)
+        .redirect_chain[-1][0]
+        .endswith(f"/{project.pk}/")
+    )
+    projects.set_member(project=project, actor=bob, username="alice", role=Role.OWNER)
+    assert client.post(f"/projects/{project.pk}/members/", {"do": "remove", "user": alice.pk})["Location"] == "/"
+
+
+# --- who may ---
+
+
+@pytest.mark.parametrize("page", ["settings", "classes", "members"])
+def test_only_owners_come_in(
+    login: Login, bob: User, carol: User, vera: User, charlie: User, project: Project, page: str
+) -> None:
+    url = f"/projects/{project.pk}/{page}/"
+    for member in (bob, carol, vera):
+        assert login(member).get(url).status_code == 403
+        assert login(member).post(url, {"do": "add", "names": "x"}).status_code == 403
+    assert login(charlie).get(url).status_code == 404
+    assert login(charlie).post(url, {}).status_code == 404
+
+
+@pytest.mark.parametrize("page", ["settings", "classes", "members"])
+def test_other_methods_are_refused(login: Login, alice: User, project: Project, page: str) -> None:
+    assert login(alice).put(f"/projects/{project.pk}/{page}/").status_code == 405
+
+
+@pytest.mark.parametrize("page", ["classes", "members"])
+def test_a_form_address_opened_by_hand_leads_to_the_settings(
+    login: Login, alice: User, project: Project, page: str
+) -> None:
+    assert (
+        login(alice).get(f"/projects/{project.pk}/{page}/")["Location"] == f"/projects/{project.pk}/settings/#{page}"
+    )
+
+
+def test_the_tabs_are_those_of_the_role(
+    login: Login, alice: User, bob: User, carol: User, vera: User, project: Project
+) -> None:
+    def tabs(user: User) -> list[str]:
+        page = login(user).get(f"/projects/{project.pk}/").text
+        names = ("Dashboard", "Label", "Review", "Training", "Import", "Export", "Settings")
+        nav = page.split('<nav class="tabs"', 1)[1].split("</nav>", 1)[0]
+        return [name for name in names if f">{name}" in nav]
+
+    assert tabs(vera) == ["Dashboard", "Training", "Export"]
+    assert tabs(bob) == ["Dashboard", "Label", "Training", "Export"]
+    assert tabs(carol) == ["Dashboard", "Label", "Review", "Training", "Export"]
+    assert tabs(alice) == ["Dashboard", "Label", "Review", "Training", "Import", "Export", "Settings"]

@@ -1,0 +1,143 @@
+"""Jobs, models, and the buttons that ask for more of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from django.utils import timezone
+
+from annotator.models import Job, ModelVersion, Project
+
+Login = Callable[[User], Client]
+
+
+@pytest.fixture(autouse=True)
+def quiet_bell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("annotator.jobs.ring", lambda job_id: None)
+
+
+def make_job(project: Project, state: str = "running", **columns: Any) -> Job:
+    now = timezone.now()
+    columns = {"kind": "refit", "attempt": 1, "heartbeat_at": now, "started_at": now} | columns
+    if state in ("done", "failed", "cancelled"):
+        columns.setdefault("finished_at", now)
+    return Job.objects.create(project=project, state=state, **columns)
+
+
+def test_an_empty_history_is_a_page(login: Login, vera: User, project: Project) -> None:
+    page = login(vera).get(f"/projects/{project.pk}/training/").text
+    assert "No jobs yet" in page
+    assert "No model yet" in page
+    assert "Refit now" not in page
+
+
+def test_models_are_listed_with_the_estimate_from_random_checks(
+    login: Login, vera: User, project: Project, model: ModelVersion
+) -> None:
+    page = login(vera).get(f"/projects/{project.pk}/training/").text
+    assert "0.90 (0.77–0.96)" in page
+    assert "Label spreading" in page
+    assert "On test labels" not in page
+
+
+@pytest.mark.parametrize(("ask", "kind"), [("refit", "refit"), ("embed", "embed")])
+def test_a_reviewer_asks_for_more(login: Login, carol: User, project: Project, ask: str, kind: str) -> None:
+    url = f"/projects/{project.pk}/training/"
+    response = login(carol).post(url, {"ask": ask})
+    assert response.status_code == 303
+    login(carol).post(url, {"ask": ask})
+    job = Job.objects.get(project=project)  # the second wish found the waiting one
+    assert (job.kind, job.created_by) == (kind, carol)
+
+
+def test_asking_is_refused_to_others_and_nonsense_to_all(
+    login: Login, bob: User, carol: User, charlie: User, project: Project
+) -> None:
+    url = f"/projects/{project.pk}/training/"
+    assert login(bob).post(url, {"ask": "refit"}).status_code == 403
+    assert login(charlie).post(url, {"ask": "refit"}).status_code == 404
+    assert login(charlie).get(url).status_code == 404
+    assert login(carol).post(url, {"ask": "moon"}).status_code == 422
+    assert login(carol).put(url).status_code == 405
+    assert not Job.objects.exists()
+
+
+def test_the_list_polls_until_nothing_runs(login: Login, vera: User, project: Project) -> None:
+    job = make_job(project, progress=0.25, message="halving the doubts")
+    client, url = login(vera), f"/projects/{project.pk}/training/"
+    assert 'hx-trigger="every 2s"' in client.get(url).text
+    headers = {"HX-Request": "true", "HX-Target": "jobs"}
+    assert client.get(url, headers=headers).status_code == 200
+    Job.objects.filter(pk=job.pk).update(state="failed", error="out of <memory>", finished_at=timezone.now())
+    part = client.get(url, headers=headers)
+    assert part.status_code == 286
+    assert "out of &lt;memory&gt;" in part.text
+
+
+def test_the_models_come_as_a_part(login: Login, vera: User, project: Project, model: ModelVersion) -> None:
+    headers = {"HX-Request": "true", "HX-Target": "models"}
+    part = login(vera).get(f"/projects/{project.pk}/training/", headers=headers)
+    assert part.status_code == 200
+    assert "<html" not in part.text
+    assert "Label spreading" in part.text
+
+
+def test_a_job_shows_its_progress_and_the_end_of_its_log(
+    login: Login, carol: User, vera: User, project: Project
+) -> None:
+    job = make_job(
+        project, progress=0.5, message="learning", log_tail="12:00:00 <b>began</b>", result={"watermark": 1200}
+    )
+    url = f"/projects/{project.pk}/jobs/{job.pk}/"
+    page = login(vera).get(url).text
+    for shown in ("learning", 'value="0.500"', "&lt;b&gt;began&lt;/b&gt;", "1,200", 'hx-trigger="every 2s"'):
+        assert shown in page
+    assert "/cancel/" not in page
+    assert "/cancel/" in login(carol).get(url).text
+
+
+def test_the_job_polls_until_it_is_over(login: Login, vera: User, project: Project) -> None:
+    job = make_job(project)
+    client, url = login(vera), f"/projects/{project.pk}/jobs/{job.pk}/"
+    headers = {"HX-Request": "true", "HX-Target": "job"}
+    assert client.get(url, headers=headers).status_code == 200
+    Job.objects.filter(pk=job.pk).update(state="done", progress=1.0, finished_at=timezone.now())
+    part = client.get(url, headers=headers)
+    assert part.status_code == 286
+    assert "<html" not in part.text
+    assert 'hx-trigger="every 2s"' not in client.get(url).text
+
+
+def test_a_running_job_is_asked_to_stop_and_a_waiting_one_is_taken_off(
+    login: Login, carol: User, project: Project
+) -> None:
+    running = make_job(project)
+    waiting = Job.objects.create(project=project, kind="embed")
+    for job in (running, waiting):
+        response = login(carol).post(f"/projects/{project.pk}/jobs/{job.pk}/cancel/")
+        assert response.status_code == 303
+        job.refresh_from_db()
+    assert (running.state, running.cancel_requested) == ("running", True)
+    assert waiting.state == "cancelled"
+    assert "Stops at its next step" in login(carol).get(f"/projects/{project.pk}/jobs/{running.pk}/").text
+
+
+def test_cancelling_what_is_over_says_so(login: Login, carol: User, project: Project) -> None:
+    job = make_job(project, "done")
+    page = login(carol).post(f"/projects/{project.pk}/jobs/{job.pk}/cancel/", follow=True)
+    assert "already over" in page.text
+    job.refresh_from_db()
+    assert job.state == "done"
+
+
+def test_who_may_cancel(login: Login, alice: User, bob: User, charlie: User, project: Project) -> None:
+    job = make_job(project)
+    url = f"/projects/{project.pk}/jobs/{job.pk}/cancel/"
+    assert login(bob).post(url).status_code == 403
+    assert login(charlie).post(url).status_code == 404
+    assert login(alice).get(url).status_code == 405
+    assert login(alice).get(f"/projects/{project.pk}/jobs/{job.pk + 1}/").status_code == 404
+    job.refresh_from_db()
+    assert not job.cancel_requested
