@@ -112,15 +112,22 @@ def create_path_import(
 
     For commands only: a path from a request would read what the server can read. Raises InvalidImport.
     """
-    if not source.exists():
-        raise InvalidImport(f"there is no file or folder {source}")
+    check_path_import(source, label_table)
     _clean_labels(labels, label_table)
     parameters = {"labels": labels, "path": str(source.absolute())}
     if label_table is not None:
-        if not label_table.is_file():
-            raise InvalidImport(f"there is no file {label_table}")
         parameters["table_path"] = str(label_table.absolute())
     return Job.objects.create(project=project, kind=Job.Kind.IMPORT, parameters=parameters, created_by=actor)
+
+
+def check_path_import(source: Path, label_table: Path | None) -> None:
+    """Raises InvalidImport when there is nothing there, or it is of a kind that cannot be read yet."""
+    if not source.exists():
+        raise InvalidImport(f"there is no file or folder {source}")
+    if source.suffix.lower() in (".json", ".parquet"):
+        raise InvalidImport(f"{source.name}: Label Studio and Hugging Face files cannot be read yet; bring a CSV list")
+    if label_table is not None and not label_table.is_file():
+        raise InvalidImport(f"labels: {str(label_table)!r} is neither {NO_LABELS} nor {FROM_FOLDERS} nor a file")
 
 
 # --- doing it ---------------------------------------------------------------------------------------------------

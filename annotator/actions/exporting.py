@@ -1,0 +1,254 @@
+"""Labels leave, one row for each image, each with where it came from. Read in one snapshot, a thousand at a time.
+
+What a row says, in this order of precedence: what people answered (superseded and retracted answers never count), then
+what was accepted automatically. A skip is no answer, nor is "not this": such an image counts as unlabelled until
+somebody names its class. Where people disagree there is no label; how many such images there are is always told.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from django.core.files.storage import default_storage
+from django.db import connection, transaction
+
+from annotator import queries, task_types
+from annotator.errors import InvalidExport
+from annotator.formats import class_folders, csv_rows, jsonl_rows
+from annotator.formats.rows import Row
+from annotator.models import Annotation, Item, Project, Proposal
+
+HUMAN, CORRECTED, ACCEPTED, IMPORTED, AUTO = "human", "corrected", "accepted", "imported", "auto-accepted"
+NONE_OF_THESE, UNLABELLED, DISPUTED = "none_of_these", "unlabelled", "disputed"
+
+# What can be asked for, and the origins that it brings.
+INCLUDE = {
+    "human": (HUMAN, CORRECTED),
+    "accepted": (ACCEPTED,),
+    "imported": (IMPORTED,),
+    "auto": (AUTO,),
+    "none_of_these": (NONE_OF_THESE,),
+    "unlabelled": (UNLABELLED, DISPUTED),
+}
+DEFAULT_INCLUDE = ("human", "accepted", "imported")
+# Several people may stand behind one label; the row names the strongest origin among them.
+_STRENGTH = (HUMAN, CORRECTED, ACCEPTED, IMPORTED)
+_LATER = ("huggingface", "labelstudio")
+CHUNK = 1000
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to write rows. ``suffix`` belongs to the file it makes."""
+
+    title: str
+    suffix: str
+    content_type: str
+
+
+FORMATS = {
+    "csv": Format("CSV table", ".csv", "text/csv; charset=utf-8"),
+    "jsonl": Format("JSON Lines", ".jsonl", "application/jsonl; charset=utf-8"),
+    "folder": Format("Zip with a folder for each class", ".zip", "application/zip"),
+}
+
+
+def clean_format(name: str) -> str:
+    """The name of a format that can be written. Raises InvalidExport."""
+    if name in _LATER:
+        raise InvalidExport(f"the format {name} cannot be written yet; choose {', '.join(FORMATS)}")
+    if name not in FORMATS:
+        raise InvalidExport(f"format {name!r} is not one of {', '.join(FORMATS)}")
+    return name
+
+
+def clean_include(names: Iterable[str]) -> tuple[str, ...]:
+    """What to include, each once, in the order of INCLUDE. Raises InvalidExport."""
+    wanted = {name.strip() for name in names if name.strip()}
+    if unknown := sorted(wanted - set(INCLUDE)):
+        raise InvalidExport(f"{unknown[0]!r} cannot be included; choose from {', '.join(INCLUDE)}")
+    if not wanted:
+        raise InvalidExport(f"nothing was chosen; include one or more of {', '.join(INCLUDE)}")
+    return tuple(name for name in INCLUDE if name in wanted)
+
+
+def export(
+    *, project: Project, format_name: str, include: Iterable[str], counts: Counter[str] | None = None
+) -> Iterator[bytes]:
+    """The file in pieces, made while it is read. ``counts`` receives the number of rows by origin.
+
+    Checked at once, written later: raises InvalidExport before the first piece is asked for.
+    """
+    format_name, include = clean_format(format_name), clean_include(include)
+    counted = _counted(_kept(project, include), Counter() if counts is None else counts)
+    return _in_one_snapshot(_WRITERS[format_name](project, counted))
+
+
+def row_counts(project: Project) -> Counter[str]:
+    """How many rows of each origin there are to export: the same rows, without writing them. Reads every item."""
+    return Counter(row.origin for _, row in _rows(project))
+
+
+def included(counts: Counter[str], include: Iterable[str]) -> int:
+    """How many of these rows an export with ``include`` has."""
+    return sum(counts[origin] for name in include for origin in INCLUDE[name])
+
+
+def file_name(project: Project, format_name: str) -> str:
+    """A name for the download."""
+    return class_folders.safe_name(project.name).replace(" ", "-").lower() + FORMATS[format_name].suffix
+
+
+def _write_csv(project: Project, rows: Iterator[tuple[Item, Row]]) -> Iterator[bytes]:
+    return csv_rows.write(row for _, row in rows)
+
+
+def _write_jsonl(project: Project, rows: Iterator[tuple[Item, Row]]) -> Iterator[bytes]:
+    return jsonl_rows.write(row for _, row in rows)
+
+
+def _write_folder(project: Project, rows: Iterator[tuple[Item, Row]]) -> Iterator[bytes]:
+    images = (
+        class_folders.ImageRow(row, item.mime, partial(default_storage.open, item.storage_key)) for item, row in rows
+    )
+    classes = [label_class.name for label_class in project.classes.all()]
+    return class_folders.write(images, classes)
+
+
+_WRITERS: dict[str, Callable[[Project, Iterator[tuple[Item, Row]]], Iterator[bytes]]] = {
+    "csv": _write_csv,
+    "jsonl": _write_jsonl,
+    "folder": _write_folder,
+}
+
+
+def _in_one_snapshot(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces, read from the database as it was at the first one: answers given meanwhile are left out."""
+    with _snapshot():
+        yield from pieces
+
+
+@contextmanager
+def _snapshot() -> Iterator[None]:
+    if connection.in_atomic_block:  # a test, or a caller with a snapshot of its own
+        yield
+        return
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
+
+
+def _kept(project: Project, include: tuple[str, ...]) -> Iterator[tuple[Item, Row]]:
+    origins = {origin for name in include for origin in INCLUDE[name]}
+    return ((item, row) for item, row in _rows(project) if row.origin in origins)
+
+
+def _counted(rows: Iterator[tuple[Item, Row]], counts: Counter[str]) -> Iterator[tuple[Item, Row]]:
+    for item, row in rows:
+        counts[row.origin] += 1
+        yield item, row
+
+
+def _rows(project: Project) -> Iterator[tuple[Item, Row]]:
+    """Every item of the project with its row, in the order of the ids. Three queries for each CHUNK items."""
+    class_names = dict(project.classes.values_list("pk", "name"))
+    last = 0
+    while True:
+        items = list(Item.objects.filter(project=project, pk__gt=last).order_by("pk")[:CHUNK])
+        if not items:
+            return
+        last = items[-1].pk
+        yield from _rows_of(project, items, class_names)
+
+
+def _rows_of(project: Project, items: list[Item], class_names: dict[int, str]) -> Iterator[tuple[Item, Row]]:
+    answers: dict[int, list[Annotation]] = defaultdict(list)
+    current = (
+        Annotation.objects.filter(item__in=items, superseded_by__isnull=True)
+        .exclude(kind=Annotation.Kind.RETRACTION)
+        .select_related("annotator", "settles__model_version")
+    )
+    for annotation in current.order_by("pk"):
+        answers[annotation.item_id].append(annotation)
+    automatic: dict[int, Proposal] = {}
+    accepted = Proposal.objects.filter(item__in=items, state=Proposal.State.AUTO_ACCEPTED)
+    for proposal in accepted.select_related("model_version").order_by("pk"):
+        automatic[proposal.item_id] = proposal
+    for item in items:
+        columns = _columns(project, answers[item.pk], automatic.get(item.pk), class_names)
+        yield (
+            item,
+            Row(
+                **{
+                    "item_id": item.pk,
+                    "file_name": item.source_name,
+                    "label": "",
+                    "split": item.split,
+                    "sha256": item.sha256,
+                    "confidence": None,
+                    "model_version": None,
+                    "annotators": [],
+                    "labelled_at": None,
+                    "seconds": None,
+                    **columns,
+                }
+            ),
+        )
+
+
+def _columns(
+    project: Project, given: list[Annotation], automatic: Proposal | None, class_names: dict[int, str]
+) -> dict[str, Any]:
+    """What the answers to one item, or else its automatic acceptance, make of the row."""
+    task_type = task_types.get(project.task_type)
+    value = queries.settled_value(task_type, given)
+    if value is not None:
+        return _labelled(task_type.to_row(value, class_names), [each for each in given if each.value == value])
+    kinds = {each.kind for each in given}
+    if Annotation.Kind.LABEL in kinds:
+        return {"origin": DISPUTED}
+    if Annotation.Kind.NONE_OF_THESE in kinds:
+        behind = [each for each in given if each.kind == Annotation.Kind.NONE_OF_THESE]
+        return {"origin": NONE_OF_THESE, **_people(behind)}
+    rejected = [each.value for each in given if each.kind == Annotation.Kind.REJECTION]
+    if automatic is not None and automatic.value not in rejected:
+        return {
+            **task_type.to_row(automatic.value, class_names),
+            "origin": AUTO,
+            "labelled_at": automatic.decided_at or automatic.created_at,
+            **_model(automatic),
+        }
+    return {"origin": UNLABELLED}
+
+
+def _labelled(named: dict[str, Any], behind: list[Annotation]) -> dict[str, Any]:
+    """``behind``: the labels with the settled value, a rejection of it never among them."""
+    behind = [each for each in behind if each.kind == Annotation.Kind.LABEL]
+    strongest = min(behind, key=lambda each: _STRENGTH.index(_origin(each)))
+    model = _model(strongest.settles) if strongest.settles else {}
+    return {**named, "origin": _origin(strongest), **_people(behind), **model}
+
+
+def _origin(annotation: Annotation) -> str:
+    if annotation.source == Annotation.Source.IMPORTED:
+        return IMPORTED
+    if annotation.settles is None:
+        return HUMAN
+    return ACCEPTED if annotation.settles.value == annotation.value else CORRECTED
+
+
+def _people(behind: list[Annotation]) -> dict[str, Any]:
+    times = [each.milliseconds for each in behind if each.milliseconds is not None]
+    return {
+        "annotators": list(dict.fromkeys(each.annotator.get_username() for each in behind)),
+        "labelled_at": max(each.created_at for each in behind),
+        "seconds": round(sum(times) / 1000, 3) if times else None,
+    }
+
+
+def _model(proposal: Proposal) -> dict[str, Any]:
+    return {"confidence": proposal.confidence, "model_version": proposal.model_version.number}
