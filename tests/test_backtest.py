@@ -1,0 +1,192 @@
+"""Labelled sources: folders and zips as people have them, and what is said about what cannot be used."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from annotator.algorithms import clean_parameters
+from ml_worker.backtest import BadSource, audit_size, load_source, run
+
+
+def picture(bright_left: bool, seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 60, (8, 8), dtype=np.uint8)
+    pixels[:, slice(0, 4) if bright_left else slice(4, 8)] += np.uint8(150)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def files(n: int, first_seed: int = 0) -> dict[str, bytes]:
+    """n images a class, by path."""
+    return {
+        f"{name}/{seed}.png": picture(name == "cat", first_seed + seed + 1000 * (name == "dog"))
+        for name in ("cat", "dog")
+        for seed in range(n)
+    }
+
+
+def write_folder(root: Path, given: dict[str, bytes]) -> str:
+    for name, data in given.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return str(root)
+
+
+def write_zip(path: Path, given: dict[str, bytes]) -> str:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in given.items():
+            archive.writestr(name, data)
+    return str(path)
+
+
+def back_test(source: str, test: str | None = None, **plan: Any) -> tuple[dict[str, Any], list[str]]:
+    """The result and the lines of progress."""
+    lines: list[str] = []
+    wanted = {
+        "encoder": "pca_pixels",
+        "encoder_parameters": clean_parameters("encoder", "pca_pixels", {}),
+        "head": "label_spreading",
+        "head_parameters": clean_parameters("head", "label_spreading", {}),
+        "acquisition": ["margin"],
+        "seeds": 1,
+        "budget": 20,
+    } | plan
+    return run(source, test=test, progress=lines.append, **wanted), lines
+
+
+def test_a_folder_and_a_zip_of_it_read_the_same(tmp_path: Path) -> None:
+    folder = load_source(write_folder(tmp_path / "set", files(5)))
+    archive = load_source(write_zip(tmp_path / "set.zip", files(5)))
+    assert folder.classes == archive.classes == ["cat", "dog"]
+    assert folder.images.shape == (10, 8, 8, 3)
+    np.testing.assert_array_equal(folder.images, archive.images)
+    np.testing.assert_array_equal(folder.targets, archive.targets)
+    assert folder.skipped == []
+
+
+def test_a_folder_around_the_class_folders_is_seen_through(tmp_path: Path) -> None:
+    given = {f"pets/train/{name}": data for name, data in files(3).items()}
+    assert load_source(write_zip(tmp_path / "pets.zip", given)).classes == ["cat", "dog"]
+
+
+def test_whatever_cannot_be_used_is_named_and_the_rest_goes_in(tmp_path: Path) -> None:
+    given = files(3) | {
+        "cat/broken.png": b"not an image",
+        "cover.png": picture(True, 77),
+        "dog/again.png": files(1)["cat/0.png"],
+        "cat/notes.txt": b"read me",
+        "dog/.hidden.png": b"x",
+        "__MACOSX/cat/._0.png": b"x",
+        "../../evil/1.png": picture(True, 78),
+    }
+    source = load_source(write_zip(tmp_path / "set.zip", given))
+    assert source.classes == ["cat", "dog"]
+    assert len(source.images) == 6
+    assert sorted(source.skipped) == [
+        ("cat/broken.png", "not an image of a known kind"),
+        ("cover.png", "lies in no class folder"),
+        ("dog/again.png", "a copy of cat/0.png"),
+    ]
+
+
+def test_an_entry_damaged_in_the_zip_is_named(tmp_path: Path) -> None:
+    path = Path(write_zip(tmp_path / "set.zip", files(3)))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"dog/1.png") + 60  # in the image behind the entry's own header
+    data[at] ^= 0xFF
+    path.write_bytes(data)
+    assert [name for name, _ in load_source(str(path)).skipped] == ["dog/1.png"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({}, "holds no class folders with images in them"),
+        ({"1.png": picture(True, 1)}, "holds no class folders with images in them"),
+        ({"cat/notes.txt": b"x"}, "holds no class folders with images in them"),
+        ({"cat/1.png": b"x", "dog/1.png": b"y"}, "holds no image that can be read"),
+        ({f"cat/{n}.png": picture(True, n) for n in range(9)}, "all images are in the class 'cat'; at least 2"),
+        (files(1), "1 images to label are too few for a back-test; at least 4"),
+    ],
+    ids=["empty", "no folder", "no image", "all broken", "one class", "too few"],
+)
+def test_what_cannot_be_back_tested_gets_one_sentence(tmp_path: Path, given: dict[str, bytes], sentence: str) -> None:
+    (tmp_path / "set").mkdir()
+    for source in (write_folder(tmp_path / "set", given), write_zip(tmp_path / "set.zip", given)):
+        with pytest.raises(BadSource, match=sentence):
+            back_test(source)
+
+
+def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadSource, match="neither 'digits' nor a folder or zip"):
+        load_source(str(tmp_path / "nothing"))
+    (tmp_path / "fake.zip").write_bytes(b"PK\x03\x04")
+    with pytest.raises(BadSource, match="neither 'digits' nor a folder or zip"):
+        load_source(str(tmp_path / "fake.zip"))
+
+
+@pytest.mark.parametrize(
+    "plan", [{"budget": 0}, {"batch": 0}, {"seeds": 0}, {"test_fraction": 1.0}, {"test_fraction": 0.0}]
+)
+def test_a_plan_that_makes_no_sense_is_refused(tmp_path: Path, plan: dict[str, Any]) -> None:
+    with pytest.raises(BadSource, match=r"at least 1|between 0 and 1"):
+        back_test(write_folder(tmp_path, files(5)), **plan)
+
+
+def test_a_second_source_is_tested_on_and_never_asked_about(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "a", files(15))
+    test = write_folder(tmp_path / "b", {"cat/1.png": picture(True, 501), "cat/2.png": picture(True, 502)})
+    result, _ = back_test(source, test, budget=1000)
+    assert (result["n_pool"], result["n_test"]) == (30, 2)
+    curve = result["runs"][0]["curve"]
+    assert curve[-1]["labels"] == 30
+    assert curve[-1]["test_accuracy"] == 1.0
+
+
+def test_a_second_source_with_other_classes_is_refused(tmp_path: Path) -> None:
+    test = write_folder(tmp_path / "b", {"cat/1.png": picture(True, 501), "emu/2.png": picture(True, 502)})
+    with pytest.raises(BadSource, match="classes the pool does not: emu"):
+        back_test(write_folder(tmp_path / "a", files(15)), test)
+
+
+def test_a_budget_beyond_the_pool_ends_when_everything_is_answered(tmp_path: Path) -> None:
+    result, lines = back_test(
+        write_folder(tmp_path, files(10)), budget=10_000, batch=7, acquisition=["random_sampling"]
+    )
+    curve = result["runs"][0]["curve"]
+    assert [point["labels"] for point in curve] == [7, 14, 16]
+    assert result["n_pool"] == 16
+    assert curve[-1]["pseudo_label_accuracy"] is None
+    assert len(lines) == 3
+
+
+def test_the_audit_split_is_a_twentieth_and_at_least_fifty_and_at_most_half() -> None:
+    assert [audit_size(n) for n in (4, 60, 1000, 1597, 10_000)] == [2, 30, 50, 80, 500]
+
+
+def test_a_back_test_gives_the_same_result_twice(tmp_path: Path) -> None:
+    source = write_folder(tmp_path, files(20))
+
+    def curves() -> list[Any]:
+        return [
+            [{k: v for k, v in point.items() if k != "seconds"} for point in one["curve"]]
+            for one in back_test(source, seeds=2, acquisition=["margin", "typiclust"])[0]["runs"]
+        ]
+
+    assert curves() == curves()
+
+
+def test_auto_acceptance_appears_with_a_certificate_and_its_true_precision(tmp_path: Path) -> None:
+    result, _ = back_test(write_folder(tmp_path, files(60)), budget=60, target_precision=0.7)
+    curve = result["runs"][0]["curve"]
+    opened = [point for point in curve if point["auto_accepted"]]
+    assert opened
+    assert all(point["auto_accepted"] <= 1 and point["auto_accepted_precision"] >= 0.7 for point in opened)
+    # The two audit answers among the first ten certify nothing.
+    assert (curve[0]["auto_accepted"], curve[0]["auto_accepted_precision"]) == (0, None)

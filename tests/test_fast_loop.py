@@ -1,0 +1,196 @@
+"""The fast loop over arrays: what is learnt, what is asked next, and why."""
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from annotator.algorithms import catalogue, clean_parameters
+from ml_worker import acquisition, heads
+from ml_worker.fast_loop import (
+    Answers,
+    Entry,
+    Learned,
+    LoopSettings,
+    NotEnoughLabels,
+    cold_start_answers,
+    learn,
+    order,
+)
+from ml_worker.pool import Pool
+from tests.pools import clouds, pool_of
+
+N = 120
+SETTINGS = LoopSettings("label_spreading", clean_parameters("head", "label_spreading", {}), "margin", queue_length=40)
+NOBODY = Answers(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+def answers(targets: np.ndarray, rows: Any) -> Answers:
+    return Answers(np.asarray(rows, np.int64), targets[np.asarray(rows)])
+
+
+def taught(n_answers: int = 30) -> tuple[Pool, np.ndarray, Learned]:
+    pool, targets = clouds(N, spread=1.5)
+    return pool, targets, learn(pool, answers(targets, range(n_answers)), NOBODY, 3, SETTINGS)
+
+
+def queue(
+    pool: Pool,
+    learned: Learned | None,
+    *,
+    candidates: Any = range(30, 100),
+    audit: Any = range(100, 120),
+    asked: Any = range(30),
+    settings: LoopSettings = SETTINGS,
+    seed: int = 0,
+) -> list[Entry]:
+    """The queue, after checking what holds for every queue."""
+    given = [np.asarray(rows, np.int64) for rows in (candidates, audit, asked)]
+    entries = order(pool, learned, *given, settings, np.random.default_rng(seed))
+    rows = [entry.row for entry in entries]
+    assert [entry.rank for entry in entries] == list(range(len(entries)))
+    assert len(entries) == min(settings.queue_length, len(given[0]) + len(given[1]))
+    assert len(set(rows)) == len(rows)
+    assert {e.row for e in entries if e.reason_code == "audit"} <= set(given[1].tolist())
+    assert {e.row for e in entries if e.reason_code != "audit"} <= set(given[0].tolist())
+    return entries
+
+
+# --- learning
+
+
+def test_learning_scores_every_row_with_probabilities() -> None:
+    _, targets, learned = taught()
+    assert learned.probs.shape == (N, 3)
+    np.testing.assert_allclose(learned.probs.sum(axis=1), 1, atol=1e-5)
+    assert (learned.probs.argmax(axis=1) == targets).mean() > 0.9
+    assert set(learned.seconds) == {"fit", "score"}
+    assert learned.audit is None and learned.temperature is None
+
+
+def test_audit_answers_measure_and_calibrate_but_never_teach() -> None:
+    pool, targets = clouds(N, spread=1.5)
+    train = answers(targets, range(30))
+    rows = np.arange(60, 110)
+    honest = learn(pool, train, answers(targets, rows), 3, SETTINGS)
+    lying = learn(pool, train, Answers(rows, (targets[rows] + 1) % 3), 3, SETTINGS)
+    np.testing.assert_array_equal(honest.logits, lying.logits)
+    assert honest.audit and lying.audit
+    assert honest.audit["n"] == lying.audit["n"] == 50
+    assert honest.audit["accuracy"] > 0.8 > 0.2 > lying.audit["accuracy"]
+    assert honest.temperature and lying.temperature and honest.temperature < lying.temperature
+
+
+def test_there_is_no_temperature_before_thirty_audit_answers() -> None:
+    pool, targets = clouds(N, spread=1.5)
+    few = learn(pool, answers(targets, range(30)), answers(targets, range(60, 89)), 3, SETTINGS)
+    assert few.temperature is None and few.audit and few.audit["n"] == 29
+
+
+@pytest.mark.parametrize("rows", [[], [0], [0, 3, 6]])
+def test_one_class_alone_teaches_nothing(rows: list[int]) -> None:
+    pool, targets = clouds(N)
+    with pytest.raises(NotEnoughLabels, match="of 3 classes; label at least 2"):
+        learn(pool, Answers(np.array(rows, np.int64), targets[rows]), NOBODY, 3, SETTINGS)
+
+
+@pytest.mark.parametrize("head", [head.name for head in catalogue("head")])
+@pytest.mark.parametrize("name", [function.name for function in catalogue("acquisition")])
+def test_every_head_works_with_every_acquisition_function(head: str, name: str) -> None:
+    pool, targets = clouds(N, spread=1.5)
+    settings = replace(SETTINGS, head=head, head_parameters=clean_parameters("head", head, {}), acquisition=name)
+    learned = learn(pool, answers(targets, range(30)), NOBODY, 3, settings)
+    assert queue(pool, learned, settings=settings) == queue(pool, learned, settings=settings)
+    assert heads.load(head) and acquisition.load(name)
+
+
+def test_answers_must_fit_their_targets() -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        Answers(np.zeros(2, np.int64), np.zeros(3, np.int64))
+
+
+# --- the queue
+
+
+def test_before_any_answer_the_queue_is_typical_items_with_audit_items_between() -> None:
+    pool, _ = clouds(N)
+    entries = queue(pool, None, asked=[])
+    assert {entry.reason_code for entry in entries} == {"typical", "audit"}
+
+
+def test_each_stretch_of_five_holds_one_audit_item_while_there_are_any() -> None:
+    pool, _, learned = taught()
+    codes = [entry.reason_code for entry in queue(pool, learned)]
+    assert [codes[at : at + 5].count("audit") for at in range(0, 40, 5)] == [1] * 8
+    few = [entry.reason_code for entry in queue(pool, learned, audit=[100, 101])]
+    assert few[:10].count("audit") == few.count("audit") == 2
+    none = queue(pool, learned, settings=replace(SETTINGS, audit_share=0.0))
+    assert all(entry.reason_code == "close_call" for entry in none)
+
+
+def test_audit_items_are_drawn_evenly() -> None:
+    pool, _, learned = taught()
+    firsts = [
+        next(e.row for e in queue(pool, learned, seed=seed) if e.reason_code == "audit") - 100 for seed in range(400)
+    ]
+    # 400 draws of 1 in 20: 20 each, standard deviation 4.4.
+    assert abs(np.bincount(firsts, minlength=20) - 20).max() < 4.5 * 4.4
+
+
+def test_when_only_audit_items_are_left_they_are_all_asked() -> None:
+    pool, _, learned = taught()
+    assert sorted(entry.row for entry in queue(pool, learned, candidates=[])) == list(range(100, 120))
+    rest = queue(pool, learned, candidates=[30, 31])
+    assert sorted(entry.row for entry in rest) == [30, 31, *range(100, 120)]
+    assert queue(pool, learned, candidates=[], audit=[]) == []
+
+
+def test_the_models_doubt_leads_once_the_cold_start_is_over() -> None:
+    pool, targets, _ = taught()
+    assert cold_start_answers(3) == 20
+    assert cold_start_answers(50) == 100
+    for given, wanted in ((19, "typical"), (20, "close_call")):
+        learned = learn(pool, answers(targets, range(given)), NOBODY, 3, SETTINGS)
+        entries = queue(pool, learned, asked=range(given))
+        assert {entry.reason_code for entry in entries} == {wanted, "audit"}
+
+
+def test_a_close_call_names_both_classes_and_how_likely_they_are() -> None:
+    pool, _, learned = taught()
+    for entry in queue(pool, learned):
+        if entry.reason_code == "close_call":
+            first, second = entry.reason_data["classes"]
+            probs = learned.probs[entry.row]
+            assert (probs[first], probs[second]) == tuple(np.sort(probs)[:-3:-1])
+            assert entry.reason_data["probs"] == [round(float(probs[c]), 4) for c in (first, second)]
+            assert entry.utility == pytest.approx(1 - (probs[first] - probs[second]), abs=1e-5)
+
+
+def test_random_order_is_random_from_the_first_answer() -> None:
+    pool, _ = clouds(N)
+    entries = queue(pool, None, asked=[], settings=replace(SETTINGS, acquisition="random_sampling"))
+    assert {entry.reason_code for entry in entries} == {"random", "audit"}
+
+
+def test_the_queue_does_not_depend_on_the_order_items_come_in() -> None:
+    pool, _, learned = taught()
+    straight = queue(pool, learned)
+    mixed = queue(pool, learned, candidates=np.random.default_rng(3).permutation(np.arange(30, 100)))
+    assert [entry.row for entry in mixed] == [entry.row for entry in straight]
+
+
+def test_a_near_copy_does_not_follow_its_original() -> None:
+    # Every picture twice: two copies are never asked one after the other.
+    points = np.repeat(np.random.default_rng(0).normal(size=(40, 3)), 2, axis=0)
+    entries = queue(pool_of(points), None, candidates=range(80), audit=[], asked=[])
+    rows = [entry.row // 2 for entry in entries]
+    assert all(one != next_one for one, next_one in pairwise(rows))
+
+
+def test_the_first_questions_of_a_long_queue_cover_all_regions() -> None:
+    pool, targets = clouds(300, n_classes=6)
+    long = replace(SETTINGS, queue_length=200, audit_share=0.0)
+    first = [entry.row for entry in queue(pool, None, candidates=range(300), audit=[], asked=[], settings=long)][:12]
+    assert len(set(targets[first].tolist())) == 6

@@ -1,0 +1,119 @@
+"""`manage.py simulate`: the keys it promises, the accuracy it reaches, and how it refuses."""
+
+import io
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core.management import CommandError, call_command
+
+POINT = {
+    "labels",
+    "test_accuracy",
+    "test_accuracy_low",
+    "test_accuracy_high",
+    "pseudo_label_accuracy",
+    "auto_accepted",
+    "auto_accepted_precision",
+    "seconds",
+}
+
+
+def simulate(*arguments: Any, **options: Any) -> tuple[str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    call_command("simulate", *arguments, stdout=out, stderr=err, **options)
+    return out.getvalue(), err.getvalue()
+
+
+def test_the_json_has_exactly_the_promised_keys(tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    simulate("digits", acquisition="margin,random_sampling", budget=25, seeds=2, json=target)
+    result = json.loads(target.read_text())
+    assert set(result) == {"source", "n_pool", "n_test", "classes", "runs"}
+    assert (result["source"], result["n_pool"], result["n_test"]) == ("digits", 1597, 200)
+    assert result["classes"] == list("0123456789")
+    assert [(one["acquisition"], one["seed"]) for one in result["runs"]] == [
+        ("margin", 0),
+        ("random_sampling", 0),
+        ("margin", 1),
+        ("random_sampling", 1),
+    ]
+    for one in result["runs"]:
+        assert set(one) == {"acquisition", "head", "trainer", "encoder", "seed", "curve"}
+        assert [point["labels"] for point in one["curve"]] == [10, 20, 25]
+        for point in one["curve"]:
+            assert set(point) == POINT
+            assert point["test_accuracy_low"] <= point["test_accuracy"] <= point["test_accuracy_high"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+@pytest.mark.slow
+def test_forty_answers_reach_nine_tenths_on_the_digits_and_a_hundred_reach_95_percent(tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    simulate("digits", acquisition="margin,random_sampling", budget=100, seeds=3, json=target)
+    runs = json.loads(target.read_text())["runs"]
+
+    def mean_accuracy(acquisition: str, labels: int) -> float:
+        return statistics.fmean(
+            point["test_accuracy"]
+            for one in runs
+            for point in one["curve"]
+            if one["acquisition"] == acquisition and point["labels"] == labels
+        )
+
+    assert mean_accuracy("margin", 40) >= 0.90
+    assert mean_accuracy("margin", 100) >= 0.95
+    assert mean_accuracy("margin", 100) >= mean_accuracy("random_sampling", 100)
+
+
+def test_it_prints_a_line_for_each_step_and_a_table_at_the_end() -> None:
+    out, err = simulate("digits", budget=20, seeds=1, test_fraction=0.5)
+    assert err.splitlines()[-1].startswith("margin, seed 0: 20 answers, test accuracy 0.")
+    lines = out.splitlines()
+    assert lines[0] == "digits: pool 899, test 898, 10 classes"
+    assert lines[-1].split()[0] == "20"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"acquisition": "guess"}, "there are: margin, typiclust, random_sampling"),
+        ({"acquisition": " , "}, "names no acquisition function"),
+        ({"head": "guess"}, "there are: label_spreading, logistic_regression"),
+        ({"encoder": "guess"}, "there are: pca_pixels"),
+        ({"trainer": "guess"}, "'guess' is not a known trainer"),
+        ({"budget": 0}, "must each be at least 1"),
+        ({"test_fraction": 2.0}, "between 0 and 1"),
+        ({"target_precision": 1.0}, "between 0 and 1"),
+        ({"json": Path("/nowhere/out.json")}, "wants the name of a file in a folder there is"),
+        ({"json": Path("/")}, "wants the name of a file in a folder there is"),
+        ({"test": "/nowhere"}, "neither 'digits' nor a folder or zip"),
+    ],
+)
+def test_what_it_does_not_know_gets_one_line(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(CommandError, match=sentence) as refused:
+        simulate("digits", **options)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.slow
+def test_it_runs_without_a_database(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "manage.py", "simulate", "digits", "--budget", "10", "--seeds", "1"],
+        cwd=settings.BASE_DIR,
+        env={
+            "WINNOW_DATA": str(tmp_path / "data"),
+            "SECRET_KEY": "for the tests alone",
+            "DATABASE_URL": "postgresql://nobody@127.0.0.1:9/nothing",
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "digits: pool 1597, test 200" in done.stdout
