@@ -1,16 +1,18 @@
 """The API: the same doors and actions as the pages, in JSON."""
 
+import json
 import uuid
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import call_command
 from django.test import Client
 
 from annotator.actions import labeling, queueing, tokens
 from annotator.models import Annotation, ApiToken, Item, Job, LabelClass, ModelVersion, Project, Proposal
-from tests.cast import make_item
+from tests.cast import make_item, png
 
 
 class Caller:
@@ -215,11 +217,29 @@ def test_an_image_comes_with_a_token_as_it_was_stored(bob: User, project: Projec
     image = caller.client.get(shown["image"], headers={"Accept": "image/*"})
     assert image["Content-Type"] == "image/png"
     assert "private" in image["Cache-Control"]
-    assert b"".join(image.streaming_content)[:4] == b"\x89PNG"
-    image.close()
-    thumbnail = caller.get(shown["thumbnail"])
-    assert thumbnail.status_code == 200
-    thumbnail.close()
+    assert b"".join(image)[:4] == b"\x89PNG"
+    assert b"".join(caller.get(shown["thumbnail"]))[:4] == b"\x89PNG"
+
+
+def test_uploaded_images_become_a_job(alice: User, project: Project) -> None:
+    caller = Caller(alice, project)
+    files = [SimpleUploadedFile(f"{seed}.png", png(seed), "image/png") for seed in range(2)]
+    answered = caller.client.post(f"{caller.base}imports/", {"files": files})
+    assert (answered.status_code, answered.json()["kind"]) == (202, "import")
+    names = [each["name"] for each in Job.objects.get().parameters["uploads"]]
+    assert names == ["0.png", "1.png"]
+
+
+def test_an_import_of_nothing_or_with_unknown_labels_is_refused(alice: User, project: Project, settings: Any) -> None:
+    caller = Caller(alice, project)
+    address = f"{caller.base}imports/"
+    assert error(caller.client.post(address)) == (422, "invalid_import")
+    files = [SimpleUploadedFile("a.png", png(1)), SimpleUploadedFile("b.png", png(2))]
+    assert error(caller.client.post(address, {"files": files[:1], "labels": "guess"})) == (422, "invalid_import")
+    settings.DATA_UPLOAD_MAX_NUMBER_FILES = 1
+    assert error(caller.client.post(address, {"files": files})) == (400, "parse_error")
+    assert error(caller.post("imports/", {"files": []})) == (415, "unsupported_media_type")
+    assert not Job.objects.exists()
 
 
 # --- answers ------------------------------------------------------------------------------------------------
@@ -397,6 +417,24 @@ def test_models_and_progress_are_shown(
     assert progress["items"]["pool"]["labelled"] == 1
     assert progress["classes"][0] == {"id": cat.pk, "name": "cat", "labels": 1}
     assert progress["curve"][0]["audit"]["n"] == 40
+
+
+def test_an_export_is_streamed_and_holds_what_was_answered(
+    vera: User, bob: User, project: Project, items: list[Item], cat: LabelClass, dog: LabelClass, answer: Any
+) -> None:
+    answer(bob, items[0], cat)
+    answer(bob, items[1], dog)
+    response = Caller(vera, project).get("export/", format="jsonl")
+    assert response.streaming
+    assert response["Content-Disposition"] == 'attachment; filename="pets.jsonl"'
+    rows = [json.loads(line) for line in b"".join(response).splitlines()]
+    assert [row["label"] for row in rows] == ["cat", "dog"]
+    assert b"".join(Caller(vera, project).get("export/")).count(b"\n") == 3
+
+
+@pytest.mark.parametrize("query", [{"format": "xlsx"}, {"include": "guesses"}, {"include": ","}])
+def test_an_export_of_what_there_is_not_is_422(vera: User, project: Project, query: dict[str, str]) -> None:
+    assert error(Caller(vera, project).get("export/", **query)) == (422, "invalid_export")
 
 
 # --- the document -------------------------------------------------------------------------------------------

@@ -53,8 +53,10 @@ def _file(key: str, mime: str | None, item: Item) -> HttpResponseBase:
     """A stored file, streamed; without ``mime`` its type is told by the name. Private: only members may see it."""
     try:
         opened = default_storage.open(key)
-    except FileNotFoundError:
+    except OSError:
         raise NotFound(f"the file of item {item.pk} is gone from storage") from None
     response = FileResponse(opened, content_type=mime)
     response["Cache-Control"] = "private, max-age=31536000, immutable"
+    # Somebody sent this file in: a browser that opens it may do nothing with it but show it.
+    response["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
     return response

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -20,6 +20,8 @@ def answer_refusal(refusal: Exception, context: dict[str, Any]) -> Response | No
         refusal = exceptions.NotFound()
     elif isinstance(refusal, PermissionDenied):
         refusal = exceptions.PermissionDenied()
+    elif isinstance(refusal, SuspiciousOperation):  # more files or fields in one request than the settings allow
+        refusal = exceptions.ParseError(str(refusal))
     if isinstance(refusal, exceptions.ValidationError):
         fields = _sentences(refusal.detail)
         message = "; ".join(f"{name}: {why}" if name else why for name, why in fields.items())

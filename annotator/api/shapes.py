@@ -10,6 +10,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from annotator import access, queries
+from annotator.actions import exporting, importing, labeling
 from annotator.models import (
     Annotation,
     ApiToken,
@@ -130,6 +131,16 @@ class ItemFilter(serializers.Serializer[Any]):
     state = serializers.ChoiceField(choices=Item.State.choices, required=False)
 
 
+class NewImport(serializers.Serializer[Any]):
+    files = serializers.ListField(
+        child=serializers.FileField(allow_empty_file=True), default=list, help_text="images and zip files of images"
+    )
+    labels = serializers.CharField(default=importing.NO_LABELS, help_text="none, from-folders or table")
+    label_table = serializers.FileField(
+        required=False, allow_null=True, default=None, help_text="CSV or JSON Lines; for labels=table"
+    )
+
+
 # --- answers ------------------------------------------------------------------------------------------------
 
 
@@ -197,9 +208,7 @@ class Reservation(serializers.Serializer[Any]):
 class NewAnnotation(serializers.Serializer[Any]):
     uuid = serializers.UUIDField(help_text="made by the client for this answer; sending it again changes nothing")
     item = IdField()
-    kind = serializers.ChoiceField(
-        choices=[Annotation.Kind.LABEL, Annotation.Kind.SKIP, Annotation.Kind.NONE_OF_THESE]
-    )
+    kind = serializers.ChoiceField(choices=[(kind.value, kind.label) for kind in labeling.ANSWERS])
     value = ValueField(required=False, allow_null=True, default=None)
     milliseconds = serializers.IntegerField(required=False, allow_null=True, default=None, min_value=0)
     reserve = serializers.IntegerField(default=5, min_value=0, max_value=100, help_text="how many to hold afterwards")
@@ -359,6 +368,13 @@ class ProgressShape(serializers.Serializer[Any]):
     classes = ClassCount(many=True)
     curve = PointShape(many=True)
     proposals = serializers.JSONField(allow_null=True, help_text="on the audit sample, of what would be proposed")
+
+
+class ExportQuery(serializers.Serializer[Any]):
+    format = serializers.CharField(default="csv", help_text=", ".join(exporting.FORMATS))
+    include = serializers.CharField(
+        default=",".join(exporting.DEFAULT_INCLUDE), help_text="comma-separated: " + ", ".join(exporting.INCLUDE)
+    )
 
 
 # --- tokens -------------------------------------------------------------------------------------------------

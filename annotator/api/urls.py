@@ -3,7 +3,7 @@
 from django.urls import path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from annotator.api import elsewhere, items, labeling, projects, reviewing, tokens, training
+from annotator.api import elsewhere, exporting, importing, items, labeling, projects, reviewing, tokens, training
 
 project = "v1/projects/<int:project_id>/"
 
@@ -24,6 +24,7 @@ urlpatterns = [
     path(f"{project}classes/<int:class_id>/", projects.OneClass.as_view(), name="api-class"),
     path(f"{project}classes/<int:class_id>/archive/", projects.ClassArchive.as_view(), name="api-class-archive"),
     # Import
+    path(f"{project}imports/", importing.Imports.as_view(), name="api-imports"),
     path(f"{project}items/", items.Items.as_view(), name="api-items"),
     path(f"{project}items/<int:item_id>/", items.OneItem.as_view(), name="api-item"),
     path(f"{project}items/<int:item_id>/image/", items.ItemImage.as_view(), name="api-item-image"),
@@ -47,6 +48,7 @@ urlpatterns = [
     path(f"{project}proposals/decide/", reviewing.ProposalsDecide.as_view(), name="api-proposals-decide"),
     path(f"{project}proposals/undo/", reviewing.ProposalsUndo.as_view(), name="api-proposals-undo"),
     # Export
+    path(f"{project}export/", exporting.Export.as_view(), name="api-export"),
     # Last: whatever is none of the above
     path("<path:address>", elsewhere.Elsewhere.as_view(), name="api-elsewhere"),
 ]
