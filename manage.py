@@ -31,12 +31,14 @@ def main() -> None:
         run(sys.argv)
     except (InvalidEnvironment, CannotStart) as error:
         sys.exit(f"winnow: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def run(arguments: list[str]) -> None:
     """Run the command, with the embedded PostgreSQL up while it needs one."""
     from django.conf import settings
-    from django.core.management import call_command, execute_from_command_line
+    from django.core.management import execute_from_command_line
 
     from annotator.embedded import Postgres, server_for_command
 
@@ -47,13 +49,27 @@ def run(arguments: list[str]) -> None:
     # A killed command must leave no server behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     postgres = Postgres.from_settings()
-    with server_for_command(settings.WINNOW_DATA, postgres, settings.DATABASES["default"]["NAME"]) as is_new:
-        if is_new and command != "migrate":
-            import django
 
-            django.setup()
-            call_command("migrate", verbosity=0)
+    def prepare() -> None:
+        postgres.create_database(settings.DATABASES["default"]["NAME"])
+        if command not in {"migrate", "showmigrations"}:
+            bring_tables_up_to_date()
+
+    with server_for_command(settings.WINNOW_DATA, postgres, prepare):
         execute_from_command_line(arguments)
+
+
+def bring_tables_up_to_date() -> None:
+    """Migrate, if there is anything to migrate."""
+    import django
+    from django.core.management import call_command
+    from django.db import connection
+    from django.db.migrations.executor import MigrationExecutor
+
+    django.setup()
+    migrations = MigrationExecutor(connection)
+    if migrations.migration_plan(migrations.loader.graph.leaf_nodes()):
+        call_command("migrate", verbosity=0, interactive=False)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ import psycopg
 from psycopg import sql
 
 POSTGRES_MAJOR = 18
+GUARD_PATIENCE_S = 20
 START_TIMEOUT_S = 60  # replaying the log after a power cut takes its time
 LOG_BYTES_KEPT = 10 * 1024 * 1024
 SERVER_SETTINGS = {
@@ -75,8 +77,8 @@ def make_folders(data: Path, *more: Path) -> None:
 def locked(data: Path, patience_s: float = 0) -> Iterator[bool]:
     """Hold the data folder for this process. Yields whether the last holder was killed.
 
-    Raises CannotStart while another process holds it, after trying for patience_s seconds. The kernel lets go
-    when the holder dies, however it dies; its id, still in the file, tells that it had no time to clean up.
+    Raises DataFolderInUse while another process holds it, after trying for patience_s seconds. The kernel lets
+    go when the holder dies, however it dies; its id, still in the file, tells that it had no time to clean up.
     """
     with (data / "lock").open("a+") as lock:
         _take(lock, data, patience_s)
@@ -92,14 +94,16 @@ def locked(data: Path, patience_s: float = 0) -> Iterator[bool]:
 
 
 def _take(lock: TextIO, data: Path, patience_s: float) -> None:
-    deadline = time.monotonic() + patience_s
+    started = time.monotonic()
     while True:
         try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            if time.monotonic() >= deadline:
-                lock.seek(0)
-                holder = lock.read().strip() or "unknown"
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            # Held although the one who wrote its id is dead: its guard is stopping the server right now.
+            is_clearing = holder.isdigit() and not psutil.pid_exists(int(holder))
+            if time.monotonic() - started >= (max(patience_s, GUARD_PATIENCE_S) if is_clearing else patience_s):
                 raise DataFolderInUse(
                     f"the data folder {data} is already in use by another Winnow (process {holder});"
                     " stop that one or set WINNOW_DATA to another folder"
@@ -272,6 +276,7 @@ class Postgres:
         return False
 
     def _launch(self, account: pwd.struct_passwd | None, settings: dict[str, str]) -> None:
+        self._outwait_orphans()
         # PostgreSQL itself would trust a recycled process id in these and refuse to start.
         (self.folder / "postmaster.pid").unlink(missing_ok=True)
         (self.socket_folder / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
@@ -294,10 +299,31 @@ class Postgres:
                 start_new_session=True,
                 **_as(account),
             )
+        try:
+            self._wait_for(server, start)
+        except BaseException:  # a Ctrl-C too, and then its id may not be in postmaster.pid yet
+            server.send_signal(signal.SIGQUIT)
+            server.wait()
+            raise
+
+    def _outwait_orphans(self, patience_s: float = 5) -> None:
+        """Wait for what a killed server left running, then kill it: two servers at the same files destroy them."""
+        left = []
+        for process in psutil.process_iter(["name"]):
+            with suppress(psutil.Error):
+                if process.info["name"] == "postgres" and process.cwd() == str(self.folder.resolve()):
+                    left.append(process)
+        _, stubborn = psutil.wait_procs(left, timeout=patience_s)
+        for process in stubborn:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(stubborn, timeout=patience_s)
+
+    def _wait_for(self, server: subprocess.Popen[bytes], start: int) -> None:
+        """Return once the server answers. start: where its part of the log begins. Raises CannotStart."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self.is_accepting():
             if server.poll() is not None or time.monotonic() > deadline:
-                self.stop()
                 raise CannotStart(f"PostgreSQL did not start: {self._last_word(start)} (see {self.log})")
             time.sleep(0.05)
 
@@ -324,30 +350,84 @@ def _environment() -> dict[str, str]:
 
 
 @contextmanager
-def server_for_command(data: Path, postgres: Postgres, database: str) -> Iterator[bool]:
-    """The server up for one management command, whether or not `up` runs. Yields whether the database is new.
+def preparing(data: Path) -> Iterator[None]:
+    """Start the server and change tables one after another: `up` and commands may begin at the same moment.
 
+    Taken before the data folder's own lock, never after it.
+    """
+    with (data / "preparing.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def guarded(data: Path) -> Iterator[None]:
+    """Have the server of this data folder stopped even when this process is killed outright.
+
+    A shell sleeps on a pipe whose other end closes with this process, and then becomes `stop_abandoned`.
+    """
+    from django.conf import settings
+
+    reading, writing = os.pipe()  # not inherited by anybody but the guard, as its standard input
+    then = "from annotator.embedded import stop_abandoned; stop_abandoned()"
+    guard = subprocess.Popen(
+        ["/bin/sh", "-c", 'read _; exec "$@"', "winnow-guard", sys.executable, "-c", then],
+        stdin=reading,
+        cwd=settings.BASE_DIR,
+        env={**os.environ, "WINNOW_DATA": str(data), "DJANGO_SETTINGS_MODULE": "annotator.settings"},
+        start_new_session=True,  # neither Ctrl-C nor a closing terminal may end it
+    )
+    os.close(reading)
+    try:
+        yield
+    finally:
+        guard.kill()
+        guard.wait()
+        os.close(writing)
+
+
+def stop_abandoned() -> None:
+    """Stop the server unless somebody uses it by now. The lock's text stays: it tells of the one that was killed."""
+    from django.conf import settings
+
+    data: Path = settings.WINNOW_DATA
+    with (data / "lock").open("a+") as lock, (data / "commands.lock").open("a") as users, suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        Postgres.from_settings().stop()
+
+
+@contextmanager
+def server_for_command(data: Path, postgres: Postgres, prepare: Callable[[], None]) -> Iterator[None]:
+    """The server up for one management command, whether or not `up` runs.
+
+    prepare: called once the server answers, unless `up` runs and has seen to it.
     Commands may overlap: each holds `commands.lock` shared, and who gets it alone at its end, with no `up`
     about, stops the server.
     """
     make_folders(data)
     with (data / "commands.lock").open("a") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
-        try:
-            with locked(data):
-                postgres.start()
-                is_new = postgres.create_database(database)
-        except DataFolderInUse:
-            if not _answers_within(postgres, START_TIMEOUT_S):
-                raise
-            is_new = False
-        try:
-            yield is_new
-        finally:
-            with suppress(OSError, DataFolderInUse):
-                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                with locked(data):
-                    postgres.stop()
+        with guarded(data):
+            try:
+                with preparing(data):
+                    _start_or_find(data, postgres, prepare)
+                yield
+            finally:
+                with suppress(OSError, DataFolderInUse):
+                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    with locked(data):
+                        postgres.stop()
+
+
+def _start_or_find(data: Path, postgres: Postgres, prepare: Callable[[], None]) -> None:
+    try:
+        with locked(data):
+            postgres.start()
+            prepare()
+    except DataFolderInUse:
+        if not _answers_within(postgres, START_TIMEOUT_S):
+            raise
 
 
 def _answers_within(postgres: Postgres, patience_s: float) -> bool:

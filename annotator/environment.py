@@ -42,10 +42,13 @@ def words(name: str, default: list[str]) -> list[str]:
 
 
 def folder(name: str, default: Path) -> Path:
-    """An absolute path, whether or not it exists. A relative one begins where the command is run."""
+    """An absolute path without links, whether or not it exists. A relative one begins where the command is run.
+
+    Without links, because PostgreSQL's folder and socket are told apart by their paths.
+    """
     given = text(name)
     try:
-        return Path(given).expanduser().absolute() if given else default
+        return (Path(given).expanduser() if given else default).resolve()
     except RuntimeError as error:
         raise InvalidEnvironment(f"{name} is {given!r}, but there is no such home folder") from error
 

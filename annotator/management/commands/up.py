@@ -72,15 +72,20 @@ class Up:
         data = settings.WINNOW_DATA
         embedded.make_folders(data, settings.MEDIA_ROOT)
         with ExitStack() as stack:
+            preparation = stack.enter_context(ExitStack())
+            preparation.enter_context(embedded.preparing(data))
             was_killed = stack.enter_context(embedded.locked(data, patience_s=2))
             # The web server of an `up` that was killed takes a moment to notice.
             check_port(settings.HOST, self.port, patience_s=6 if was_killed else 0)
+            if self.postgres is not None:
+                stack.enter_context(embedded.guarded(data))
             reading, writing = os.pipe()  # the children read; only this process keeps the other end open
             stack.callback(os.close, reading)
             stack.callback(os.close, writing)
             stack.callback(self.stop)
             self.start_database()
             hello = self.prepare(data)
+            preparation.close()
             for child in self.children:
                 child.start(reading)
             self.wait_for_health(reading)
@@ -166,6 +171,9 @@ class Up:
     def _children(self) -> list[Child]:
         variables = {
             "PORT": str(self.port),
+            # They run in another folder, where a relative path would mean something else.
+            "WINNOW_DATA": str(settings.WINNOW_DATA),
+            "MEDIA_ROOT": str(settings.MEDIA_ROOT),
             # Uploads wait here: on the disk they go to, not in a small /tmp.
             "TMPDIR": str(settings.WINNOW_DATA / "tmp"),
             "PYTHONUNBUFFERED": "1",
