@@ -379,7 +379,8 @@ class _Import:
         """Store the labels the files came with. What the same person answered before stays; locks the items."""
         if not labelled:
             return
-        items = Item.objects.select_for_update(no_key=True).filter(pk__in=labelled).order_by("pk")
+        # Read before the answers: whoever labels the same items at this moment has then written them.
+        items = list(Item.objects.select_for_update(no_key=True).filter(pk__in=labelled).order_by("pk"))
         ends = {
             each.item_id: each
             for each in Annotation.objects.filter(

@@ -115,7 +115,7 @@ def _entry(path: str) -> zipfile.ZipInfo:
 
 def _line(cells: list[Any]) -> bytes:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
+    csv.writer(line).writerow(cells)
     return line.getvalue().encode()
 
 

@@ -29,7 +29,7 @@ def unguarded(cell: str) -> str:
 def write(rows: Iterable[Row]) -> Iterator[bytes]:
     """The file in pieces."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(buffer)  # lines end in CR LF (RFC 4180); with LF alone Python 3.11 leaves a CR unquoted
     writer.writerow(COLUMNS)
     for number, row in enumerate(rows, start=1):
         writer.writerow(cells(row))
