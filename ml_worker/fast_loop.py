@@ -20,6 +20,7 @@ from ml_worker.pool import Floats, Pool, Rows
 
 _REASONS = {"margin": "close_call", "typiclust": "typical", "random_sampling": "random"}
 _SEED_CHUNK = 20  # how many of a cold start's items are chosen to complement each other at first
+_LOOK_AHEAD = 50
 
 
 class NotEnoughLabels(ValueError):
@@ -215,7 +216,8 @@ def _keep_apart(embeddings: Floats, ranked: Rows) -> list[int]:
     while waiting:
         pick = 0
         if placed:
-            away = np.linalg.norm(points[waiting] - points[placed[-1]], axis=1) > radius
+            # Only so far ahead: a long run of copies is rare, and a queue of thousands must stay cheap.
+            away = np.linalg.norm(points[waiting[:_LOOK_AHEAD]] - points[placed[-1]], axis=1) > radius
             pick = int(away.argmax())  # the first far enough; the first of all when none is
         placed.append(waiting.pop(pick))
     return placed

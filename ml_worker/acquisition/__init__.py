@@ -31,6 +31,7 @@ Rank = Callable[[Candidates, int, np.random.Generator], tuple[Rows, Floats]]
 
 NEAR_COPY = 0.2  # two items nearer than this part of the pool's radius count as near copies
 _BLOCK = 4096
+_WINDOW = 1024
 
 
 def load(name: str) -> Rank:
@@ -67,17 +68,16 @@ def is_near(embeddings: Floats, others: Floats, radius: float) -> NDArray[np.boo
 def spread_out(embeddings: Floats, order: Rows, budget: int, labeled_embeddings: Floats) -> Rows:
     """The first `budget` rows of an order, near copies of chosen or labelled items moved to the back.
 
-    embeddings: float32 (M, D); order: int64 rows, best first. Walks down in windows of 10 x budget, so that
-    it stays cheap when the order is long and no copies are about.
+    embeddings: float32 (M, D); order: int64 rows, best first. Walks down in windows, so that a short batch looks at
+    the head of the order only and a long one compares in blocks.
     """
     radius = near_copy_radius(embeddings)
     chosen: list[int] = []
     deferred: list[int] = []
-    window = max(10 * budget, 1)
-    for start in range(0, len(order), window):
+    for start in range(0, len(order), _WINDOW):
         if len(chosen) >= budget:
             break
-        rows = order[start : start + window]
+        rows = order[start : start + _WINDOW]
         points = embeddings[rows]
         near = is_near(points, labeled_embeddings, radius) | is_near(points, embeddings[chosen], radius)
         for place, row in enumerate(rows):
