@@ -19,7 +19,15 @@ WITHOUT_DATABASE = {
 
 
 def main() -> None:
-    """Run one management command. What stands in the way outside Winnow is one sentence, not a traceback."""
+    """Run one management command; Ctrl-C ends it without a traceback, from the first import on."""
+    try:
+        run_or_say_why_not()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def run_or_say_why_not() -> None:
+    """What stands in the way outside Winnow is one sentence, not a traceback."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "annotator.settings")
     from django.conf import settings
 
@@ -31,8 +39,6 @@ def main() -> None:
         run(sys.argv)
     except (InvalidEnvironment, CannotStart) as error:
         sys.exit(f"winnow: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def run(arguments: list[str]) -> None:

@@ -241,7 +241,9 @@ class Postgres:
             **_as(account),
         )
         if outcome.returncode:
-            reason = (outcome.stderr.strip().splitlines() or ["no reason given"])[-1]
+            # What went wrong comes first; what follows is about tidying up.
+            lines = outcome.stderr.strip().splitlines() or ["no reason given"]
+            reason = next((line for line in lines if "FATAL" in line or "error:" in line), lines[-1])
             raise CannotStart(f"PostgreSQL could not make its files in {fresh}: {reason}")
         if self.folder.exists():
             self.folder.rmdir()
