@@ -1,0 +1,356 @@
+"""The labelling desk in a browser: keys, undo, and answers that survive whatever happens to the line."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from django.contrib.auth.models import User
+from playwright.sync_api import Page, Route, expect
+from pytest_django.live_server_helper import LiveServer
+
+from annotator.actions import queueing
+from annotator.models import Annotation, Item, LabelClass, ModelVersion, Project, QueueEntry
+from tests.browser.conftest import sign_in
+from tests.running_site import wait_until
+
+pytestmark = pytest.mark.browser
+Visit = Callable[..., Page]
+
+
+class Line:
+    """Holds every answer up on its way to the server until the line is mended."""
+
+    def __init__(self, page: Page) -> None:
+        self.is_cut = True
+        self.held: list[Route] = []
+        page.route("**/label/", self._pass)
+
+    def _pass(self, route: Route) -> None:
+        if self.is_cut:
+            self.held.append(route)
+        else:
+            route.continue_()
+
+    def mend(self) -> None:
+        self.is_cut = False
+        for route in self.held:
+            route.continue_()
+
+
+@pytest.fixture
+def desk(visit: Visit, project: Project, items: list[Item], bob: User) -> Page:
+    """Bob's desk with the first image on it."""
+    page = visit(bob, f"/projects/{project.pk}/label/")
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("[data-front]")).to_have_count(1)
+    return page
+
+
+def shown(page: Page) -> int:
+    """The item in front."""
+    return int(page.locator("[data-front]").get_attribute("data-item") or 0)
+
+
+def expect_shown(page: Page, item: Item) -> None:
+    expect(page.locator(f'[data-front][data-item="{item.pk}"]')).to_be_visible()
+
+
+def expect_saved(page: Page, count: int) -> None:
+    """All answers have arrived, and there are so many."""
+    is_kept = "Object.keys(localStorage).some((key) => key.startsWith('winnow:'))"
+    wait_until(lambda: not page.evaluate(is_kept), 10, "every answer was saved")
+    assert Annotation.objects.count() == count
+
+
+def test_twelve_images_by_keyboard_alone(
+    visit: Visit, project: Project, items: list[Item], bob: User, cat: LabelClass, dog: LabelClass
+) -> None:
+    page = visit(bob, f"/projects/{project.pk}/label/")
+    page.keyboard.press("Enter")  # Start has the focus
+    for number, item in enumerate(items):
+        expect_shown(page, item)
+        page.keyboard.press("12xs"[number % 4])
+    expect(page.get_by_role("heading", name="Nothing left to ask")).to_be_visible()
+    expect_saved(page, 12)
+    given = Annotation.objects.order_by("id")
+    assert [each.item_id for each in given] == [item.pk for item in items]
+    assert [each.kind for each in given] == ["label", "label", "none_of_these", "skip"] * 3
+    assert [each.value for each in given][:2] == [{"class": cat.pk}, {"class": dog.pk}]
+    assert all(each.milliseconds is not None for each in given)
+
+
+def test_the_next_image_is_there_before_the_server_has_answered(desk: Page, items: list[Item]) -> None:
+    line = Line(desk)
+    for item in items[:5]:
+        expect_shown(desk, item)
+        desk.keyboard.press("1")
+    expect(desk.locator("#waiting")).to_be_visible()
+    assert not Annotation.objects.exists()
+    expect(desk.locator("#unsaved")).to_contain_text("5 not yet saved")
+    line.mend()
+    expect_shown(desk, items[5])
+    expect_saved(desk, 5)
+
+
+def test_undo_is_at_once_and_the_server_follows(desk: Page, items: list[Item], dog: LabelClass) -> None:
+    desk.keyboard.press("1")
+    expect_shown(desk, items[1])
+    desk.keyboard.press("z")
+    expect_shown(desk, items[0])
+    desk.keyboard.press("2")
+    expect_shown(desk, items[1])
+    expect_saved(desk, 3)
+    kinds = list(Annotation.objects.order_by("id").values_list("kind", flat=True))
+    assert kinds == ["label", "retraction", "label"]
+    assert Annotation.objects.get(superseded_by__isnull=True).value == {"class": dog.pk}
+
+
+def test_undo_reaches_back_before_the_page_was_opened(desk: Page, items: list[Item]) -> None:
+    desk.keyboard.press("1")
+    expect_shown(desk, items[1])
+    expect_saved(desk, 1)
+    desk.reload()
+    expect_shown(desk, items[1])
+    desk.keyboard.press("z")
+    expect_shown(desk, items[0])
+
+
+def test_keys_meant_for_something_else_answer_nothing(desk: Page, items: list[Item]) -> None:
+    desk.keyboard.press("Control+1")
+    desk.keyboard.press("Alt+2")
+    desk.evaluate("document.dispatchEvent(new KeyboardEvent('keydown', {key: '1', repeat: true, bubbles: true}))")
+    desk.keyboard.press("?")
+    expect(desk.get_by_role("dialog")).to_be_visible()
+    desk.keyboard.press("1")
+    desk.keyboard.press("Escape")
+    expect(desk.get_by_role("dialog")).to_be_hidden()
+    assert shown(desk) == items[0].pk
+    expect_saved(desk, 0)
+
+
+def test_mouse_and_touch_answer_too(
+    visit: Visit, project: Project, items: list[Item], bob: User, dog: LabelClass
+) -> None:
+    phone = visit(bob, f"/projects/{project.pk}/label/", viewport={"width": 390, "height": 844}, has_touch=True)
+    phone.get_by_role("button", name="Start").tap()
+    expect_shown(phone, items[0])
+    button = phone.get_by_role("button", name="dog")
+    box = button.bounding_box()
+    assert box and box["height"] >= 44 and box["width"] >= 44 and box["y"] + box["height"] <= 844
+    button.tap()
+    expect_shown(phone, items[1])
+    expect_saved(phone, 1)
+    assert Annotation.objects.get().value == {"class": dog.pk}
+
+
+def test_answers_survive_a_dropped_line_and_a_reload(desk: Page, items: list[Item], complaints: list[str]) -> None:
+    desk.route("**/label/", lambda route: route.abort() if route.request.method == "POST" else route.continue_())
+    for item in items[:3]:
+        expect_shown(desk, item)
+        desk.keyboard.press("1")
+    expect(desk.locator("#unsaved")).to_contain_text("3 not yet saved. The server does not answer")
+    desk.reload()
+    expect(desk.locator("#unsaved")).to_contain_text("3 not yet saved")
+    expect_shown(desk, items[3])
+    assert not Annotation.objects.exists()
+    desk.unroute("**/label/")
+    desk.get_by_role("button", name="Try now").click()
+    expect_saved(desk, 3)
+    expect(desk.locator("#unsaved")).to_be_hidden()
+    drop_expected(complaints, "net::ERR_FAILED")
+
+
+def test_answers_survive_a_failing_server(desk: Page, items: list[Item], complaints: list[str]) -> None:
+    desk.route("**/label/", lambda route: route.fulfill(status=500, body="no"))
+    desk.keyboard.press("1")
+    expect(desk.locator("#unsaved")).to_contain_text("1 not yet saved. The server has a problem (500)")
+    desk.unroute("**/label/")
+    expect(desk.locator("#unsaved")).to_be_hidden()  # by itself, after a second
+    expect_saved(desk, 1)
+    drop_expected(complaints, "500")
+
+
+def test_answers_survive_an_expired_session(
+    desk: Page, items: list[Item], bob: User, live_server: LiveServer, complaints: list[str]
+) -> None:
+    desk.context.clear_cookies()
+    desk.keyboard.press("1")
+    expect(desk.locator("#unsaved")).to_contain_text("1 not yet saved. You are signed out")
+    expect(desk.locator("#unsaved").get_by_role("link", name="Sign in")).to_have_attribute(
+        "href", re.compile("/login/")
+    )
+    sign_in(desk.context, live_server.url, bob)
+    desk.get_by_role("button", name="Try now").click()
+    expect_saved(desk, 1)
+    drop_expected(complaints, "403")
+
+
+def test_somebody_else_signing_in_does_not_give_these_answers(
+    desk: Page, items: list[Item], bob: User, alice: User, live_server: LiveServer, complaints: list[str]
+) -> None:
+    desk.context.clear_cookies()
+    sign_in(desk.context, live_server.url, alice)
+    desk.keyboard.press("1")
+    expect(desk.locator("#unsaved")).to_contain_text("alice is signed in in this browser now. Sign in as bob")
+    assert not Annotation.objects.exists()
+    desk.context.clear_cookies()
+    sign_in(desk.context, live_server.url, bob)
+    desk.get_by_role("button", name="Try now").click()
+    expect_saved(desk, 1)
+    assert Annotation.objects.get().annotator == bob
+    drop_expected(complaints, "403")
+
+
+def test_the_same_answer_posted_three_times_is_one(desk: Page, items: list[Item], complaints: list[str]) -> None:
+    replies: list[Route] = []
+
+    def lose_the_reply(route: Route) -> None:
+        replies.append(route)
+        if len(replies) > 2:
+            route.continue_()
+            return
+        route.fetch()  # it arrives, but the page never hears of it
+        route.fulfill(status=503, body="")
+
+    desk.route("**/label/", lose_the_reply)
+    desk.keyboard.press("1")
+    expect(desk.locator("#unsaved")).to_contain_text("1 not yet saved")
+    desk.get_by_role("button", name="Try now").click()
+    expect(desk.locator("#unsaved")).to_be_hidden(timeout=10_000)
+    expect_saved(desk, 1)
+    assert len(replies) == 3
+    drop_expected(complaints, "503")
+
+
+def test_an_image_lost_to_somebody_else_is_told_and_work_goes_on(
+    desk: Page, items: list[Item], alice: User, complaints: list[str]
+) -> None:
+    QueueEntry.objects.filter(item=items[0]).update(leased_by=alice)
+    desk.keyboard.press("1")
+    expect(desk.get_by_role("alert")).to_contain_text("Your hold on this image ran out and somebody else has it now")
+    expect_shown(desk, items[1])
+    desk.keyboard.press("1")
+    expect_shown(desk, items[2])
+    expect_saved(desk, 1)
+    drop_expected(complaints, "409")
+
+
+def test_undo_of_a_refused_answer_does_not_take_back_the_one_before(
+    desk: Page, items: list[Item], alice: User, complaints: list[str]
+) -> None:
+    desk.keyboard.press("1")
+    expect_shown(desk, items[1])
+    expect_saved(desk, 1)
+    QueueEntry.objects.filter(item=items[1]).update(leased_by=alice)
+    line = Line(desk)
+    desk.keyboard.press("2")
+    desk.keyboard.press("z")
+    line.mend()
+    expect(desk.get_by_role("alert")).to_contain_text("somebody else has it now")
+    expect_saved(desk, 1)
+    drop_expected(complaints, "409")
+
+
+def test_two_browsers_never_hold_the_same_image(
+    visit: Visit, project: Project, items: list[Item], bob: User, carol: User
+) -> None:
+    seen: dict[str, set[int]] = {"bob": set(), "carol": set()}
+    pages = {who.username: visit(who, f"/projects/{project.pk}/label/") for who in (bob, carol)}
+    for page in pages.values():
+        page.get_by_role("button", name="Start").click()
+    for _ in range(4):
+        for name, page in pages.items():
+            expect(page.locator("[data-front]")).to_have_count(1)
+            seen[name] |= {int(card.get_attribute("data-item") or 0) for card in page.locator(".card").all()}
+            page.keyboard.press("1")
+    for page in pages.values():
+        expect_saved(page, 8)
+    assert not seen["bob"] & seen["carol"]
+
+
+def test_two_tabs_of_one_person_do_not_answer_twice(desk: Page, items: list[Item]) -> None:
+    other = desk.context.new_page()
+    other.goto(desk.url)
+    expect_shown(other, items[0])
+    desk.bring_to_front()
+    desk.keyboard.press("1")
+    expect_shown(other, items[1])
+    other.wait_for_timeout(500)  # a key right after the image changed by itself may have been meant for the old one
+    other.keyboard.press("2")
+    expect_shown(desk, items[2])
+    desk.wait_for_timeout(500)
+    for item in items[2:7]:
+        expect_shown(desk, item)
+        desk.keyboard.press("1")
+    expect_shown(other, items[7])
+    expect_saved(desk, 7)
+    assert not Annotation.objects.filter(supersedes__isnull=False).exists()
+
+
+def test_a_new_model_says_what_it_learnt(desk: Page, project: Project, model: ModelVersion, items: list[Item]) -> None:
+    desk.keyboard.press("1")
+    toast = desk.get_by_role("status").filter(has_text="Model 1 learnt from 20 answers")
+    expect(toast).to_be_visible()
+    expect(toast).to_contain_text("90 % right on random checks (95 % sure: 77 to 96 %)")
+    model.pk, model.number, model.label_count = None, 2, 30
+    model.metrics["audit"] |= {"accuracy": 0.94}
+    model.save()
+    desk.keyboard.press("1")
+    expect(toast.or_(desk.locator("#toast"))).to_contain_text("90 % → 94 % right")
+
+
+def test_a_picture_that_does_not_load_cannot_be_labelled_unseen(
+    visit: Visit, project: Project, items: list[Item], bob: User, complaints: list[str]
+) -> None:
+    page = visit(bob, f"/projects/{project.pk}/label/")
+    page.route("**/image/", lambda route: route.abort())
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("[data-front] .broken")).to_be_visible()
+    page.keyboard.press("1")
+    expect(page.get_by_role("alert")).to_contain_text("did not load")
+    page.unroute("**/image/")
+    page.get_by_role("button", name="Load again").click()
+    expect(page.locator("[data-front] .broken")).to_have_count(0)
+    page.keyboard.press("1")
+    expect_saved(page, 1)
+    drop_expected(complaints, "net::ERR_FAILED")
+
+
+def test_the_desk_works_without_scripts(
+    visit: Visit, project: Project, items: list[Item], bob: User, dog: LabelClass
+) -> None:
+    page = visit(bob, f"/projects/{project.pk}/label/", java_script_enabled=False)
+    page.get_by_role("button", name="Start").click()
+    expect_shown(page, items[0])
+    expect(page.locator(".card:visible")).to_have_count(1)
+    page.get_by_role("button", name="dog").click()
+    expect_shown(page, items[1])
+    assert Annotation.objects.get().value == {"class": dog.pk}
+    page.get_by_role("button", name="Undo").click()
+    expect_shown(page, items[0])
+    page.get_by_role("button", name="Skip").click()
+    expect_shown(page, items[1])
+
+
+def test_many_classes_are_found_by_typing(
+    visit: Visit, project: Project, items: list[Item], alice: User, bob: User
+) -> None:
+    LabelClass.objects.bulk_create(
+        LabelClass(project=project, name=f"breed {number}", position=number + 2) for number in range(30)
+    )
+    queueing.reserve_items(project=project, annotator=bob)
+    page = visit(bob, f"/projects/{project.pk}/label/")
+    expect_shown(page, items[0])
+    page.keyboard.press("/")
+    page.keyboard.type("breed 27")
+    page.keyboard.press("Enter")
+    expect_shown(page, items[1])
+    page.keyboard.press("q")  # the first letter after ten digits
+    expect_saved(page, 2)
+    named = [LabelClass.objects.get(pk=each.value["class"]).name for each in Annotation.objects.order_by("id")]
+    assert named == ["breed 27", "breed 8"]
+
+
+def drop_expected(complaints: list[str], text: str) -> None:
+    """Take out what the browser itself logs about a request that was meant to fail."""
+    complaints[:] = [each for each in complaints if text not in each]
