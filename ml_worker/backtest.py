@@ -29,6 +29,8 @@ _DIGITS_TEST = 200  # as many as the demo project holds out
 _TEST_FRACTION = 0.2
 _AUDIT_SHARE, _AUDIT_MIN = 0.05, 50
 _POOL_MIN = 4
+# As a class-folder export of the product names the folders that are no classes.
+_NOT_A_CLASS = ("_none_of_these", "_unlabelled")
 _MAX_FILE_BYTES = 64 * 2**20
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -325,12 +327,15 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
 
 
 def _decoded(files: list[_File], image_px: int | None, source: str) -> Source:
-    files = [(name, read) for name, read in files if _is_picture(name)]
+    pictures = [(name, read) for name, read in files if _is_picture(name)]
+    files = [(name, read) for name, read in pictures if not set(name.parts) & set(_NOT_A_CLASS)]
     depth = _class_depth([name for name, _ in files])
     if depth is None:
         raise BadSource(f"{source} holds no class folders with images in them")
     px = image_px or _typical_px([read for _, read in files[:: max(1, len(files) // 50)]])
     images, names, skipped = [], [], []
+    if len(files) < len(pictures):
+        skipped.append((" and ".join(_NOT_A_CLASS), f"{len(pictures) - len(files)} images without a class"))
     first_of: dict[bytes, PurePosixPath] = {}  # copies are left out, as they are at import
     for name, read in files:
         try:

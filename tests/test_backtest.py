@@ -95,6 +95,15 @@ def test_whatever_cannot_be_used_is_named_and_the_rest_goes_in(tmp_path: Path) -
     ]
 
 
+def test_an_export_of_the_product_can_be_back_tested(tmp_path: Path) -> None:
+    loose = {f"{folder}/1.png": picture(True, 90 + len(folder)) for folder in ("_unlabelled", "_none_of_these")}
+    source = load_source(
+        write_zip(tmp_path / "export.zip", files(3) | loose | {"labels.csv": b"", "classes.txt": b""})
+    )
+    assert source.classes == ["cat", "dog"]
+    assert source.skipped == [("_none_of_these and _unlabelled", "2 images without a class")]
+
+
 def test_an_entry_damaged_in_the_zip_is_named(tmp_path: Path) -> None:
     path = Path(write_zip(tmp_path / "set.zip", files(3)))
     data = bytearray(path.read_bytes())
