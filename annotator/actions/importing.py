@@ -273,7 +273,8 @@ class _Import:
             label = "" if file.folder in NOT_A_CLASS else file.folder
         else:
             label = self.table.label_of(file.name) if self.table else ""
-        return " ".join(label.split())[: projects.NAME_AT_MOST]
+        label = "".join(letter if letter.isprintable() else " " for letter in label)
+        return " ".join(label.split())[: projects.NAME_AT_MOST].rstrip()
 
     def _create_classes(self) -> dict[str, int]:
         """Class ids by folded name, the missing ones made. Raises InvalidImport when there are absurdly many."""

@@ -28,7 +28,7 @@ class WrongPassword(WinnowError):
 def login(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
         return redirect(_next(request)) if request.user.is_authenticated else _form(request)
-    username = request.POST.get("username", "")[:150]
+    username = request.POST.get("username", "").replace("\x00", "")[:150]  # PostgreSQL refuses NUL
     try:
         user = accounts.check_password(
             request=request, username=username, password=request.POST.get("password", "")[:4096]
