@@ -46,7 +46,7 @@ def test_the_headline_says_how_sure_one_may_be(carols: Client, project: Project)
     page = carols.get(reverse("review", args=[project.pk])).content.decode()
     assert "30 of 30 random checks" in page
     assert "90.5 %" in page  # 0.05 ** (1 / 30)
-    assert "<strong>26 %</strong> sure" in page  # 1 - 0.99 ** 30
+    assert "<strong>26 %</strong> sure that 99 % are right" in page  # 1 - 0.99 ** 30
     assert "<strong>269</strong> more random checks" in page  # 299 without a mistake, less 30
     assert "uncalibrated" not in page
 

@@ -14,7 +14,7 @@ const names = new Map([...dialog.querySelectorAll(".choice")].map((button) => [c
 const page = { address: location.href, user: document.getElementById("grid").dataset.user };
 const who = document.getElementById("grid").dataset.who;
 const store = `winnow:marks:${location.pathname}`;
-let shownSince = 0;
+let shownSince = -Infinity; // the page that was asked for is no surprise
 let isSending = false;
 
 const tiles = () => [...document.querySelectorAll(".tile")];

@@ -1,0 +1,156 @@
+"""The review grid in a browser: marks, corrections and one key for the rest."""
+
+from collections.abc import Callable
+
+import pytest
+from django.contrib.auth.models import User
+from playwright.sync_api import Locator, Page, expect
+
+from annotator.models import Annotation, Item, LabelClass, Project, Proposal
+from tests.running_site import wait_until
+
+pytestmark = pytest.mark.browser
+Visit = Callable[..., Page]
+
+
+@pytest.fixture
+def grid(visit: Visit, project: Project, proposals: list[Proposal], carol: User) -> Page:
+    """Carol's grid of twelve cats."""
+    page = visit(carol, f"/projects/{project.pk}/review/")
+    expect(page.locator(".tile")).to_have_count(12)
+    return page
+
+
+def box(page: Page, proposal: Proposal) -> Locator:
+    return page.locator(f'.tile[data-proposal="{proposal.pk}"] .mark')
+
+
+def states(proposals: list[Proposal]) -> list[str]:
+    return [Proposal.objects.get(pk=each.pk).state for each in proposals]
+
+
+def expect_states(proposals: list[Proposal], wanted: list[str]) -> None:
+    wait_until(lambda: states(proposals) == wanted, 5, f"the proposals were {wanted}")
+
+
+def test_a_screenful_is_accepted_by_one_key_and_taken_back_by_another(grid: Page, proposals: list[Proposal]) -> None:
+    wait_for_a_look(grid)
+    grid.keyboard.press("a")
+    expect(grid.locator("#decided-text")).to_have_text("12 accepted.")
+    assert states(proposals) == ["accepted"] * 12
+    expect(grid.locator("#said")).to_contain_text("12 accepted.")
+    grid.keyboard.press("z")
+    expect(grid.locator(".tile")).to_have_count(12)
+    assert states(proposals) == ["pending"] * 12
+
+
+def test_marks_and_corrections_by_keyboard_alone(grid: Page, proposals: list[Proposal], dog: LabelClass) -> None:
+    wait_for_a_look(grid)
+    grid.keyboard.press("ArrowRight")  # into the grid
+    grid.keyboard.press("Space")
+    grid.keyboard.press("ArrowRight")
+    expect(box(grid, proposals[1])).to_be_focused()
+    grid.keyboard.press("2")  # a dog
+    grid.keyboard.press("ArrowRight")
+    grid.keyboard.press("x")
+    grid.keyboard.press("x")  # right after all
+    grid.keyboard.press("ArrowRight")
+    grid.keyboard.press("2")
+    grid.keyboard.press("1")  # a cat after all
+    expect(grid.locator("#accept-text")).to_have_text("Accept 10, send 1 back, correct 1")
+    grid.keyboard.press("Enter")
+    expect_states(proposals, ["rejected", "corrected"] + ["accepted"] * 10)
+    assert Annotation.objects.get(settles=proposals[1]).value == {"class": dog.pk}
+
+
+def test_arrows_move_by_rows_and_only_one_tile_is_in_the_tab_order(grid: Page, proposals: list[Proposal]) -> None:
+    grid.set_viewport_size({"width": 600, "height": 800})
+    columns = grid.evaluate("getComputedStyle(document.getElementById('tiles')).gridTemplateColumns.split(' ').length")
+    grid.keyboard.press("ArrowDown")
+    grid.keyboard.press("ArrowDown")
+    expect(box(grid, proposals[columns])).to_be_focused()
+    grid.keyboard.press("ArrowUp")
+    expect(box(grid, proposals[0])).to_be_focused()
+    grid.keyboard.press("End")
+    expect(box(grid, proposals[-1])).to_be_focused()
+    assert grid.locator('.mark[tabindex="0"]').count() == 1
+
+
+def test_a_phone_marks_by_tapping_and_corrects_by_choosing(
+    visit: Visit, project: Project, proposals: list[Proposal], carol: User, dog: LabelClass
+) -> None:
+    phone = visit(carol, f"/projects/{project.pk}/review/", viewport={"width": 390, "height": 844}, has_touch=True)
+    tile = phone.locator(f'.tile[data-proposal="{proposals[2].pk}"]')
+    tile.locator("label").tap()
+    tile.get_by_role("button", name="instead").tap()
+    phone.get_by_role("dialog").get_by_role("button", name="dog").tap()
+    wait_for_a_look(phone)
+    phone.get_by_role("button", name="Accept 11, correct 1").tap()
+    expect_states(proposals, ["accepted"] * 2 + ["corrected"] + ["accepted"] * 9)
+
+
+def test_a_key_pressed_twice_does_not_accept_what_nobody_has_seen(
+    visit: Visit, project: Project, model: object, proposals: list[Proposal], carol: User, dog: LabelClass
+) -> None:
+    Proposal.objects.filter(pk__in=[each.pk for each in proposals[6:]]).update(
+        label_class=dog, value={"class": dog.pk}
+    )
+    page = visit(carol, f"/projects/{project.pk}/review/")
+    wait_for_a_look(page)
+    page.keyboard.press("a")
+    expect(page.locator("#tiles")).to_have_attribute("aria-label", "Proposals for dog")
+    page.keyboard.press("a")
+    page.wait_for_timeout(300)
+    assert states(proposals) == ["accepted"] * 6 + ["pending"] * 6
+
+
+def test_marks_outlive_a_failed_request_and_a_reload(
+    grid: Page, proposals: list[Proposal], complaints: list[str]
+) -> None:
+    wait_for_a_look(grid)
+    box(grid, proposals[3]).press("2")
+    box(grid, proposals[4]).press("x")
+    grid.route("**/review/", lambda route: route.abort())
+    grid.keyboard.press("a")
+    expect(grid.get_by_role("alert")).to_contain_text("Your marks are kept")
+    grid.unroute("**/review/")
+    grid.reload()
+    expect(grid.locator("#accept-text")).to_have_text("Accept 10, send 1 back, correct 1")
+    wait_for_a_look(grid)
+    grid.keyboard.press("a")
+    expect_states(proposals, ["accepted"] * 3 + ["corrected", "rejected"] + ["accepted"] * 7)
+    complaints[:] = [each for each in complaints if "net::ERR_FAILED" not in each]
+
+
+def test_what_somebody_else_did_meanwhile_is_listed(
+    grid: Page,
+    proposals: list[Proposal],
+    items: list[Item],
+    bob: User,
+    answer: Callable[..., Annotation],
+    dog: LabelClass,
+) -> None:
+    answer(bob, items[0], dog)
+    told = "image-0.png: you said “cat”; somebody answered this image meanwhile"
+    wait_for_a_look(grid)
+    grid.keyboard.press("a")
+    expect(grid.locator(".left")).to_contain_text(told)
+    expect(grid.locator("#decided-text")).to_have_text("11 accepted, 1 left alone.")
+
+
+def test_the_grid_works_without_scripts(
+    visit: Visit, project: Project, proposals: list[Proposal], carol: User
+) -> None:
+    page = visit(carol, f"/projects/{project.pk}/review/", java_script_enabled=False)
+    page.locator(f'.tile[data-proposal="{proposals[0].pk}"] label').click()
+    page.get_by_role("button", name="Accept all 12").click()
+    expect(page.locator("#decided-text")).to_have_text("11 accepted, 1 sent back to the queue.")
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(".tile")).to_have_count(12)
+    assert states(proposals) == ["pending"] * 12
+
+
+def wait_for_a_look(page: Page) -> None:
+    """The pictures are there, as they are for a person before they decide."""
+    loaded = "[...document.querySelectorAll('.tile img')].every((picture) => picture.complete)"
+    wait_until(lambda: page.evaluate(loaded), 5, "the pictures were there")
