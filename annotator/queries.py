@@ -182,7 +182,7 @@ def label_progress(project: Project, user: User) -> LabelProgress:
         open=still_open,
         until_refit=per_refit - since,
         answers_per_refit=per_refit,
-        is_learning=refit is not None and not refit.is_over,
+        is_learning=is_learning(project),
         phase=phase(project),
         model_number=model.number if model else None,
         label_count=model.label_count if model else 0,
@@ -192,6 +192,15 @@ def label_progress(project: Project, user: User) -> LabelProgress:
         audit_answers=counts[Split.AUDIT][Item.State.LABELLED],
         audit_size=asked[Split.AUDIT],
     )
+
+
+def is_learning(project: Project) -> bool:
+    """Whether a new model may come without another answer: a refit is asked for, or an embedding it will follow."""
+    return Job.objects.filter(
+        project=project,
+        kind__in=[Job.Kind.EMBED, Job.Kind.REFIT],
+        state__in=[Job.State.QUEUED, Job.State.RUNNING],
+    ).exists()
 
 
 def phase(project: Project) -> str:

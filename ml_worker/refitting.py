@@ -22,9 +22,14 @@ KEEP_MODELS = 2
 def run(run: jobs.Run) -> None:
     """One turn of the fast loop. The queue is written before the proposals: somebody is waiting for it."""
     project = run.job.project
+    # In this order: an embedding that ends between the two questions is found by the second.
+    is_coming = Job.objects.filter(
+        project=project, kind=Job.Kind.EMBED, state__in=[Job.State.QUEUED, Job.State.RUNNING]
+    ).exists()
     embedding = queries.current_embedding(project)
     if embedding is None:
-        jobs.enqueue(project, Job.Kind.EMBED)
+        if not is_coming:
+            jobs.enqueue(project, Job.Kind.EMBED)  # it asks for a refit when it is done
         _remember(run, watermark=snapshot.label_watermark(project))
         run.report(1.0, "waiting for the images to be embedded", force=True)
         return

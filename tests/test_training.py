@@ -248,6 +248,14 @@ def test_a_refit_without_an_embedding_asks_for_one(project: Project) -> None:
     assert Job.objects.filter(project=project, kind=Job.Kind.EMBED, state=Job.State.QUEUED).exists()
 
 
+def test_a_refit_that_comes_before_the_embedding_is_done_asks_for_no_second_one(project: Project) -> None:
+    add_pictures(project, range(4))
+    assert jobs.claim(training.request_embedding(project=project).pk)
+    assert refit(project) is None
+    assert Job.objects.filter(project=project, kind=Job.Kind.EMBED).count() == 1
+    assert queries.is_learning(project)
+
+
 def test_only_the_newest_models_keep_their_arrays(
     project: Project, pool: list[Item], label: Callable[[list[Item]], None]
 ) -> None:
