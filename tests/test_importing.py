@@ -78,15 +78,17 @@ def test_good_files_go_in_and_each_bad_one_is_named_with_its_reason(project: Pro
         "inner.zip": b"PK\x03\x04" + b"\0" * 40,
         "../../up.png": png(98),
         "copy.png": png(0),
+        "text copy.png": b"I am text",
     }
     job = bring(project, alice, zipped(files))
     assert job.state == Job.State.DONE
-    assert (job.result["imported"], job.result["duplicates"], job.result["files"]) == (3, 1, 11)
+    assert job.message == "12 of 12 files: 3 imported, 6 refused"
+    assert (job.result["imported"], job.result["duplicates"], job.result["files"]) == (3, 1, 12)
     reasons = {each["name"]: each["reason"] for each in job.result["refused"]}
-    assert set(reasons) == {"text.png", "empty.png", "cut.png", "inner.zip", "up.png"}
+    assert set(reasons) == {"text.png", "text copy.png", "empty.png", "cut.png", "inner.zip", "up.png"}
     assert "known kind" in reasons["text.png"] and reasons["empty.png"] == "empty" and "damaged" in reasons["cut.png"]
     assert {each["name"] for each in job.result["ignored"]} == {"__MACOSX/._0.png", ".DS_Store"}
-    assert job.result["refused_count"] == 5 and job.result["ignored_count"] == 2
+    assert job.result["refused_count"] == 6 and job.result["ignored_count"] == 2
     assert Item.objects.filter(project=project).count() == 3
 
 
@@ -242,6 +244,17 @@ def test_two_imports_of_the_same_zip_at_once_bring_each_image_once(
     assert 18 <= Item.objects.filter(project=project, split=Split.AUDIT).count() <= 20
 
 
+def test_the_upload_of_an_import_cancelled_before_it_began_goes_with_the_next_one(
+    project: Project, alice: User
+) -> None:
+    job = importing.start_upload_import(project=project, actor=alice, uploads=[zipped(pets())])
+    key = job.parameters["uploads"][0]["key"]
+    jobs.cancel(job)
+    assert default_storage.exists(key)
+    assert bring(project, alice, ContentFile(png(1), "1.png")).state == Job.State.DONE
+    assert not default_storage.exists(key)
+
+
 # --- labels ---
 
 
@@ -268,10 +281,14 @@ def test_folder_names_become_labels_when_asked(project: Project, alice: User, ca
 def test_labels_can_follow_later(project: Project, alice: User) -> None:
     bring(project, alice, zipped(pets()))
     job = bring(project, alice, zipped(pets()), labels="from-folders")
-    assert (job.result["imported"], job.result["labels"]) == (0, 6)
+    assert (job.result["imported"], job.result["labels"], job.result["new_labels"]) == (0, 6, 6)
     assert not QueueEntry.objects.exists()
+    refits = Job.objects.filter(project=project, kind=Job.Kind.REFIT)
+    assert refits.count() == 1
+    refits.delete()
     again = bring(project, alice, zipped(pets()), labels="from-folders")
-    assert again.result["labels"] == 6 and Annotation.objects.count() == 6
+    assert (again.result["labels"], again.result["new_labels"]) == (6, 0) and Annotation.objects.count() == 6
+    assert not refits.exists()
 
 
 def test_what_a_person_answered_is_not_overwritten(
@@ -495,6 +512,7 @@ def test_the_command_reads_zips_lists_and_tables(project: Project, alice: User, 
     ("arguments", "why"),
     [
         (["Pets", "/nowhere"], "no file or folder /nowhere"),
+        (["123456789", "{folder}"], "no project number 123456789"),
         (["Pets", "{folder}", "--labels", "from-folder"], "is neither none nor from-folders nor a file"),
         (["Pets", "{folder}", "--owner", "zoe"], "no account called 'zoe'"),
         (["Pets", "{folder}", "--owner", "carol"], "carol is not an owner"),

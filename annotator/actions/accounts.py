@@ -35,13 +35,13 @@ def create_login_link(user: User) -> str:
     Nothing is stored: the link is signed and names the state of the account it was made for. Any log-in and any change
     of the password changes that state, and with it every older link is void.
     """
-    token = signing.dumps(_state(user), salt=_SALT, compress=True)
+    token = signing.dumps(_state(user), salt=_SALT)
     return reverse("login-link", args=[urlsafe_base64_encode(str(user.pk).encode()), token])
 
 
 def _state(user: User) -> str:
     last = user.last_login.isoformat() if user.last_login else "never"
-    return hashlib.sha256(f"{user.pk}|{last}|{user.get_session_auth_hash()}".encode()).hexdigest()
+    return hashlib.sha256(f"{user.pk}|{last}|{user.get_session_auth_hash()}".encode()).hexdigest()[:32]
 
 
 def find_by_link(uid: str, token: str) -> User:

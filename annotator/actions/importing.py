@@ -137,14 +137,16 @@ def check_path_import(source: Path, label_table: Path | None) -> None:
 class Report:
     """What became of the files: what a page and a command show, and ``Job.result`` keeps.
 
-    refused: {name, reason} of files that did not go in. ignored: litter of operating systems. unlabelled: labels that
-    were not taken, with the reason. Each lists LISTED_AT_MOST; the counts are of all.
+    labels: files whose label now stands, ``new_labels`` of them written by this attempt. refused: {name, reason} of
+    files that did not go in. ignored: litter of operating systems. unlabelled: labels that were not taken, with the
+    reason. Each lists LISTED_AT_MOST; the counts are of all.
     """
 
     files: int = 0
     imported: int = 0
     duplicates: int = 0
     labels: int = 0
+    new_labels: int = 0
     refused_count: int = 0
     ignored_count: int = 0
     unlabelled_count: int = 0
@@ -177,6 +179,7 @@ def run_import(run: jobs.Run) -> None:
     if job.result.get("is_complete"):  # it was killed between its last write and its end
         _remove_uploads(job)
         return
+    _remove_leftovers(job.project)
     report = Report()
     try:
         with ExitStack() as stack:
@@ -244,6 +247,7 @@ class _Import:
         self.settings = self.project.settings
         self.table = _label_table(run.job)
         self.seen: dict[str, str] = {}  # sha256 -> label of the first file with these bytes
+        self.bad: dict[str, str] = {}  # sha256 -> why these bytes were refused
         others = Item.objects.filter(project=self.project).exclude(split=Split.TEST).exclude(import_job=self.job)
         self.before = others.count()
         self.audit_before = others.filter(split=Split.AUDIT).count()
@@ -259,14 +263,15 @@ class _Import:
             for batch in self._batches():
                 self._take(batch)
                 self._progress()
+        self._progress(force=True)
 
-    def _progress(self) -> None:
+    def _progress(self, *, force: bool = False) -> None:
         report = self.report
         total = len(self.files)
         message = (
             f"{report.files:,} of {total:,} files: {report.imported:,} imported, {report.refused_count:,} refused"
         )
-        self.run.report(report.files / total, message)
+        self.run.report(report.files / total, message, force=force)
 
     def _label_of(self, file: SourceFile) -> str:
         if self.job.parameters["labels"] == FROM_FOLDERS:
@@ -312,7 +317,7 @@ class _Import:
         yield batch
 
     def _take(self, batch: list[Taken]) -> None:
-        firsts = self._first_of_each(batch)
+        firsts, copies = self._first_of_each(batch)
         known: dict[str, tuple[int, int | None]] = {
             row[0]: (row[1], row[2])
             for row in Item.objects.filter(project=self.project, sha256__in=list(firsts)).values_list(
@@ -332,26 +337,36 @@ class _Import:
             if taken.label:
                 labelled[item_id] = taken
         self._label(labelled)
+        for taken in copies:
+            self._count_copy(taken)
 
-    def _first_of_each(self, batch: list[Taken]) -> dict[str, Taken]:
-        """The first file with each content, by sha256; later ones are counted, and a different label is reported."""
-        firsts = {}
+    def _first_of_each(self, batch: list[Taken]) -> tuple[dict[str, Taken], list[Taken]]:
+        """The first file with each content, by sha256, and the copies that came after one, here or before."""
+        firsts, copies = {}, []
         for taken in batch:
-            if taken.sha256 not in self.seen:
+            if taken.sha256 in self.seen:
+                copies.append(taken)
+            else:
                 self.seen[taken.sha256] = taken.label
                 firsts[taken.sha256] = taken
-                continue
-            self.report.duplicates += 1
-            if taken.label != self.seen[taken.sha256]:
-                first = self.seen[taken.sha256] or "no label"
-                self.report.add("unlabelled", taken.name, f"the same image came with {first}")
-        return firsts
+        return firsts, copies
+
+    def _count_copy(self, taken: Taken) -> None:
+        """A copy of a refused file is refused; one of an image counts, and a different label on it is reported."""
+        if taken.sha256 in self.bad:
+            self.report.add("refused", taken.name, self.bad[taken.sha256])
+            return
+        self.report.duplicates += 1
+        if taken.label != self.seen[taken.sha256]:
+            first = self.seen[taken.sha256] or "no label"
+            self.report.add("unlabelled", taken.name, f"the same image came with {first}")
 
     def _check(self, batch: list[Taken]) -> list[tuple[Taken, Inspected]]:
         """Those that are images, written to storage."""
         good = []
         for taken, image in zip(batch, self.threads.map(_inspected, batch), strict=True):
             if isinstance(image, UnusableImage):
+                self.bad[taken.sha256] = str(image)
                 self.report.add("refused", taken.name, str(image))
             else:
                 good.append((taken, image))
@@ -399,6 +414,7 @@ class _Import:
                 continue
             self.report.labels += 1
         Annotation.objects.bulk_create(new)
+        self.report.new_labels += len(new)
         settled = [each.item_id for each in new]
         Item.objects.filter(pk__in=settled).update(state=Item.State.LABELLED)
         QueueEntry.objects.filter(item_id__in=settled).delete()
@@ -509,7 +525,7 @@ def _finish(job: Job, report: Report) -> None:
     queueing.start_queue(project=job.project)
     if report.imported:
         training.request_embedding(project=job.project)
-    elif report.labels and job.created_by is not None:
+    elif report.new_labels and job.created_by is not None:
         training.request_refit(project=job.project, actor=job.created_by)
     _remove_uploads(job)
 
@@ -519,3 +535,11 @@ def _remove_uploads(job: Job) -> None:
     table = job.parameters.get("table")
     for upload in [*job.parameters.get("uploads", []), *([table] if table else [])]:
         default_storage.delete(upload["key"])
+    Job.objects.filter(pk=job.pk).update(parameters=job.parameters | {"is_tidy": True})
+
+
+def _remove_leftovers(project: Project) -> None:
+    """Uploads of imports that were cancelled before they began, or were given up."""
+    over = Job.objects.filter(project=project, kind=Job.Kind.IMPORT, state__in=[Job.State.CANCELLED, Job.State.FAILED])
+    for job in over.filter(parameters__has_key="uploads").exclude(parameters__has_key="is_tidy"):
+        _remove_uploads(job)

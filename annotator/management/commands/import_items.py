@@ -81,11 +81,13 @@ class Command(BaseCommand):
 
 
 def find_project(wanted: str) -> Project | None:
-    """The project of this name, else of this number, or None. Raises NotFound for a number that does not exist."""
-    by_name = Project.objects.filter(name__iexact=" ".join(wanted.split())).first()
-    if by_name is not None or not wanted.isdecimal():
-        return by_name
-    return Project.objects.filter(pk=int(wanted)).first()
+    """The project of this name, else of this number; None for an unknown name. Raises CommandError for a number."""
+    found = Project.objects.filter(name__iexact=" ".join(wanted.split())).first()
+    if found is None and wanted.isascii() and wanted.isdigit():
+        found = Project.objects.filter(pk=int(wanted[:18])).first()
+        if found is None:
+            raise CommandError(f"there is no project number {wanted}")
+    return found
 
 
 def find_actor(name: str | None, project: Project | None) -> User:
