@@ -19,7 +19,7 @@ from django.test import Client
 from django.urls import reverse
 
 from annotator import jobs
-from annotator.actions import importing
+from annotator.actions import imported_labels, importing
 from annotator.actions.importing import audit_size
 from annotator.models import (
     Annotation,
@@ -218,8 +218,9 @@ def test_two_imports_of_the_same_zip_at_once_bring_each_image_once(
 ) -> None:
     monkeypatch.setattr(importing, "BATCH_FILES", 5)
     monkeypatch.setattr(jobs, "ring", lambda job_id: None)
+    birds = {f"{('hen', 'owl', 'emu')[seed % 3]}/{seed}.png": png(seed) for seed in range(40)}
     two = [
-        importing.start_upload_import(project=project, actor=alice, uploads=[zipped(pets(40))], labels="from-folders")
+        importing.start_upload_import(project=project, actor=alice, uploads=[zipped(birds)], labels="from-folders")
         for _ in range(2)
     ]
 
@@ -323,7 +324,7 @@ def test_a_bad_table_fails_before_anything_is_in(project: Project, alice: User) 
 def test_a_folder_for_each_image_is_no_set_of_classes(
     project: Project, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importing, "CLASSES_AT_MOST", 4)
+    monkeypatch.setattr(imported_labels, "CLASSES_AT_MOST", 4)
     files = {f"folder-{seed}/x.png": png(seed) for seed in range(5)}
     job = bring(project, alice, zipped(files), labels="from-folders")
     assert job.state == Job.State.FAILED and "are these really classes" in job.error

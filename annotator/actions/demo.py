@@ -12,7 +12,8 @@ from django.db import transaction
 from PIL import Image
 
 from annotator.actions import projects, queueing, training
-from annotator.actions.importing import audit_size, item_key
+from annotator.actions.importing import audit_size
+from annotator.actions.item_files import item_key
 from annotator.models import Annotation, AuditEvent, Item, LabelClass, Project, Split
 
 NAME = "Handwritten digits"

@@ -3,13 +3,12 @@
 What is in the project already is known by its sha256, so doing it twice changes nothing.
 """
 
-import io
 import random
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,38 +16,32 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.files import File
-from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 from django.db import transaction
 
 from annotator import jobs
-from annotator.actions import projects, queueing, training
+from annotator.actions import queueing, training
+from annotator.actions.import_report import Report
+from annotator.actions.imported_labels import FROM_FOLDERS, FROM_TABLE, NO_LABELS, ImportedLabels
+from annotator.actions.item_files import Taken, inspected, make_item, write_files
 from annotator.errors import InvalidImport, JobCancelled
 from annotator.formats import images, sources
-from annotator.formats.class_folders import NOT_A_CLASS
 from annotator.formats.images import Inspected, UnusableImage
-from annotator.formats.label_tables import FILE_COLUMNS, LabelTable, column, read_rows
+from annotator.formats.label_tables import FILE_COLUMNS, column, read_rows
 from annotator.formats.sources import SourceFile, UnreadableFile
 from annotator.models import (
-    Annotation,
     AuditEvent,
     Item,
     Job,
     Project,
     ProjectSettings,
-    Proposal,
-    QueueEntry,
-    Role,
     Split,
 )
 
-NO_LABELS, FROM_FOLDERS, FROM_TABLE = "none", "from-folders", "table"
 BATCH_FILES = 64
 BATCH_BYTES = 32 * 2**20
 THREADS = 2
 TABLE_BYTES_AT_MOST = 256 * 2**20
-LISTED_AT_MOST = 500
-CLASSES_AT_MOST = 1000
 
 
 # --- asking for it ----------------------------------------------------------------------------------------------
@@ -133,46 +126,6 @@ def check_path_import(source: Path, label_table: Path | None) -> None:
 # --- doing it ---------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Report:
-    """What became of the files: what a page and a command show, and ``Job.result`` keeps.
-
-    labels: files whose label now stands, ``new_labels`` of them written by this attempt. refused: {name, reason} of
-    files that did not go in. ignored: litter of operating systems. unlabelled: labels that were not taken, with the
-    reason. Each lists LISTED_AT_MOST; the counts are of all.
-    """
-
-    files: int = 0
-    imported: int = 0
-    duplicates: int = 0
-    labels: int = 0
-    new_labels: int = 0
-    refused_count: int = 0
-    ignored_count: int = 0
-    unlabelled_count: int = 0
-    refused: list[dict[str, str]] = field(default_factory=list)
-    ignored: list[dict[str, str]] = field(default_factory=list)
-    unlabelled: list[dict[str, str]] = field(default_factory=list)
-    is_complete: bool = False
-
-    def add(self, kind: str, name: str, reason: str) -> None:
-        """Count it, and list it while there is room."""
-        setattr(self, f"{kind}_count", getattr(self, f"{kind}_count") + 1)
-        listed = getattr(self, kind)
-        if len(listed) < LISTED_AT_MOST:
-            listed.append({"name": name, "reason": reason})
-
-
-@dataclass(frozen=True)
-class Taken:
-    """A file whose bytes were read. label: the class name it came with, or empty."""
-
-    name: str
-    content: bytes
-    sha256: str
-    label: str
-
-
 def run_import(run: jobs.Run) -> None:
     """Import what the job names; the report goes to its result. Cancelled, it keeps and queues what is in already."""
     job = run.job
@@ -243,9 +196,8 @@ class _Import:
     def __init__(self, run: jobs.Run, files: list[SourceFile], report: Report) -> None:
         self.run, self.files, self.report = run, files, report
         self.job, self.project = run.job, run.job.project
-        self.actor = run.job.created_by or _first_owner(run.job.project)
         self.settings = self.project.settings
-        self.table = _label_table(run.job)
+        self.labels = ImportedLabels(run.job)
         self.seen: dict[str, str] = {}  # sha256 -> label of the first file with these bytes
         self.bad: dict[str, str] = {}  # sha256 -> why these bytes were refused
         others = Item.objects.filter(project=self.project).exclude(split=Split.TEST).exclude(import_job=self.job)
@@ -258,7 +210,7 @@ class _Import:
     def take_all(self) -> None:
         images.quietly_allow_large_images()
         self.run.report(0.0, "reading the list of files", force=True)
-        self.classes = self._create_classes()
+        self.labels.create_classes(self.files)
         with ThreadPoolExecutor(THREADS) as self.threads:
             for batch in self._batches():
                 self._take(batch)
@@ -273,31 +225,6 @@ class _Import:
         )
         self.run.report(report.files / total, message, force=force)
 
-    def _label_of(self, file: SourceFile) -> str:
-        if self.job.parameters["labels"] == FROM_FOLDERS:
-            label = "" if file.folder in NOT_A_CLASS else file.folder
-        else:
-            label = self.table.label_of(file.name) if self.table else ""
-        label = "".join(letter if letter.isprintable() else " " for letter in label)
-        return " ".join(label.split())[: projects.NAME_AT_MOST].rstrip()
-
-    def _create_classes(self) -> dict[str, int]:
-        """Class ids by folded name, the missing ones made. Raises InvalidImport when there are absurdly many."""
-        wanted = {
-            label.casefold(): label for file in self.files if not file.is_ignored and (label := self._label_of(file))
-        }
-        ids = {each.name.casefold(): each.pk for each in self.project.classes.all()}
-        missing = sorted(set(wanted) - set(ids))
-        if len(ids) + len(missing) > CLASSES_AT_MOST:
-            raise InvalidImport(
-                f"{len(missing):,} new classes, as in {wanted[missing[0]]!r}: at most {CLASSES_AT_MOST:,} are taken;"
-                " are these really classes?"
-            )
-        for folded in missing:
-            label_class = projects.add_class(project=self.project, actor=self.actor, name=wanted[folded])
-            ids[folded] = label_class.pk
-        return ids
-
     def _batches(self) -> Iterator[list[Taken]]:
         batch: list[Taken] = []
         for file in self.files:
@@ -310,7 +237,7 @@ class _Import:
             except UnreadableFile as error:
                 self.report.add("refused", file.name, str(error))
                 continue
-            batch.append(Taken(file.name, content, sha256(content).hexdigest(), self._label_of(file)))
+            batch.append(Taken(file.name, content, sha256(content).hexdigest(), self.labels.of(file)))
             if len(batch) == BATCH_FILES or sum(len(each.content) for each in batch) >= BATCH_BYTES:
                 yield batch
                 batch = []
@@ -325,7 +252,7 @@ class _Import:
             )
         }
         new = self._check([taken for taken in firsts.values() if taken.sha256 not in known])
-        known |= self._insert([_item(self.job, taken, image) for taken, image in new])
+        known |= self._insert([make_item(self.job, taken, image) for taken, image in new])
         labelled = {}
         for taken in firsts.values():
             if taken.sha256 not in known:
@@ -336,7 +263,7 @@ class _Import:
             self.report.duplicates += not mine
             if taken.label:
                 labelled[item_id] = taken
-        self._label(labelled)
+        self.labels.store(labelled, self.report)
         for taken in copies:
             self._count_copy(taken)
 
@@ -364,13 +291,13 @@ class _Import:
     def _check(self, batch: list[Taken]) -> list[tuple[Taken, Inspected]]:
         """Those that are images, written to storage."""
         good = []
-        for taken, image in zip(batch, self.threads.map(_inspected, batch), strict=True):
+        for taken, image in zip(batch, self.threads.map(inspected, batch), strict=True):
             if isinstance(image, UnusableImage):
                 self.bad[taken.sha256] = str(image)
                 self.report.add("refused", taken.name, str(image))
             else:
                 good.append((taken, image))
-        list(self.threads.map(lambda each: _write_files(self.project, *each), good))
+        list(self.threads.map(lambda each: write_files(self.project, *each), good))
         return good
 
     @transaction.atomic
@@ -389,120 +316,6 @@ class _Import:
         drawn = random.SystemRandom().sample(mine, max(0, min(len(mine), wanted - self.audit_done)))
         self.audit_done += Item.objects.filter(pk__in=drawn).update(split=Split.AUDIT)
         return there
-
-    @transaction.atomic
-    def _label(self, labelled: dict[int, Taken]) -> None:
-        """Store the labels the files came with. What the same person answered before stays; locks the items."""
-        if not labelled:
-            return
-        # Read before the answers: whoever labels the same items at this moment has then written them.
-        items = list(Item.objects.select_for_update(no_key=True).filter(pk__in=labelled).order_by("pk"))
-        ends = {
-            each.item_id: each
-            for each in Annotation.objects.filter(
-                item_id__in=labelled, annotator_id=self.actor.pk, superseded_by__isnull=True
-            )
-        }
-        new = []
-        for item in items:
-            value = {"class": self.classes[labelled[item.pk].label.casefold()]}
-            end = ends.get(item.pk)
-            if end is None or end.kind == Annotation.Kind.RETRACTION:
-                new.append(self._annotation(item, value, end))
-            elif end.value != value or end.kind != Annotation.Kind.LABEL:
-                self.report.add("unlabelled", labelled[item.pk].name, f"{self.actor} answered otherwise before")
-                continue
-            self.report.labels += 1
-        Annotation.objects.bulk_create(new)
-        self.report.new_labels += len(new)
-        settled = [each.item_id for each in new]
-        Item.objects.filter(pk__in=settled).update(state=Item.State.LABELLED)
-        QueueEntry.objects.filter(item_id__in=settled).delete()
-        pending = Proposal.objects.filter(item_id__in=settled, state=Proposal.State.PENDING)
-        pending.update(state=Proposal.State.WITHDRAWN)
-
-    def _annotation(self, item: Item, value: dict[str, Any], end: Annotation | None) -> Annotation:
-        return Annotation(
-            uuid=uuid.uuid4(),
-            project=self.project,
-            item=item,
-            annotator_id=self.actor.pk,
-            kind=Annotation.Kind.LABEL,
-            value=value,
-            source=Annotation.Source.IMPORTED,
-            supersedes=end,
-        )
-
-
-def _first_owner(project: Project) -> User:
-    """Who answers for labels whose importer's account is gone."""
-    membership = project.memberships.filter(role=Role.OWNER).select_related("user").order_by("pk").first()
-    if membership is None:
-        raise InvalidImport("this project has no owner any more")
-    return membership.user
-
-
-def _label_table(job: Job) -> LabelTable | None:
-    if job.parameters["labels"] != FROM_TABLE:
-        return None
-    if path := job.parameters.get("table_path"):
-        with sources.open_file(Path(path)) as file:
-            return LabelTable(read_rows(file, Path(path).name), Path(path).name)
-    table = job.parameters["table"]
-    with default_storage.open(table["key"]) as file:
-        return LabelTable(read_rows(io.BytesIO(file.read()), table["name"]), table["name"])
-
-
-def _inspected(taken: Taken) -> Inspected | UnusableImage:
-    try:
-        return images.inspect(io.BytesIO(taken.content), settings.MAX_IMAGE_PIXELS)
-    except UnusableImage as error:
-        return error
-
-
-def item_key(project: Project, sha256: str, extension: str, folder: str = "items") -> str:
-    """Where the bytes of an item, or a picture made of it, lie in storage."""
-    return f"{folder}/{project.pk}/{sha256[:2]}/{sha256}{extension}"
-
-
-def _write_files(project: Project, taken: Taken, image: Inspected) -> None:
-    _write(item_key(project, taken.sha256, image.extension), taken.content)
-    for folder, picture in (("thumbnails", image.thumbnail), ("renditions", image.rendition)):
-        if picture is not None:
-            _write(item_key(project, taken.sha256, picture[1], folder), picture[0])
-
-
-def _write(key: str, content: bytes) -> None:
-    """Put it there, unless the same is there already; half a file of a run that was killed is replaced."""
-    if default_storage.exists(key):
-        if default_storage.size(key) == len(content):
-            return
-        default_storage.delete(key)
-    stored = default_storage.save(key, ContentFile(content))
-    if stored != key:  # another import wrote the same image in this instant
-        default_storage.delete(stored)
-
-
-def _item(job: Job, taken: Taken, image: Inspected) -> Item:
-    key = item_key(job.project, taken.sha256, image.extension)
-    thumbnail, rendition = image.thumbnail, image.rendition
-    metadata = {}
-    if rendition is not None:
-        metadata["rendition_key"] = item_key(job.project, taken.sha256, rendition[1], "renditions")
-    return Item(
-        project=job.project,
-        sha256=taken.sha256,
-        storage_key=key,
-        thumbnail_key=item_key(job.project, taken.sha256, thumbnail[1], "thumbnails") if thumbnail else key,
-        width=image.width,
-        height=image.height,
-        size_bytes=len(taken.content),
-        mime=image.mime,
-        source_name=taken.name,
-        uploader=job.created_by,
-        import_job=job,
-        metadata=metadata,
-    )
 
 
 def audit_size(chosen: ProjectSettings, *, new: int, before: int = 0, audit_before: int = 0) -> int:
