@@ -330,11 +330,11 @@ class Postgres:
             time.sleep(0.05)
 
     def _last_word(self, start: int) -> str:
-        """The last FATAL line the server wrote after byte `start` of its log, else its last line."""
+        """What the last FATAL line says that the server wrote after byte `start` of its log, else its last line."""
         with self.log.open("rb") as log:
             log.seek(start)
             lines = log.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
-        fatal = [line for line in lines if "FATAL" in line]
+        fatal = [line.partition("FATAL:")[2] for line in lines if "FATAL:" in line]
         return (fatal or lines)[-1].strip()
 
 
