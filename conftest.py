@@ -1,8 +1,23 @@
-"""A test that does not run is a failure here: nothing is left out silently, on no machine."""
+"""What holds for every run of the tests: files of its own, and a test that does not run is a failure."""
+
+import shutil
+import tempfile
 
 import pytest
 
 Report = pytest.TestReport | pytest.CollectReport
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Temporary files in a folder of this run's own.
+
+    Each run of pytest closes its usual folder to other accounts, under the feet of any other run whose PostgreSQL,
+    started by root, has to pass through.
+    """
+    if config.option.basetemp is None:
+        config.option.basetemp = tempfile.mkdtemp(prefix="winnow-pytest-")
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
 
 
 def _no_skip(report: Report) -> None:
