@@ -168,9 +168,7 @@ def test_why_it_did_not_start_is_in_the_sentence(server: Postgres) -> None:
     server.stop()
     with (server.folder / "postgresql.conf").open("a") as configuration:
         configuration.write("nonsense = 1\n")
-    with pytest.raises(
-        CannotStart, match=r"did not start: configuration file .* contains errors \(see /.*log\)$"
-    ):
+    with pytest.raises(CannotStart, match=r"did not start: configuration file .* contains errors \(see /.*log\)$"):
         server.start()
     assert server.process() is None
 
