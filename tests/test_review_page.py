@@ -58,7 +58,7 @@ def test_uncalibrated_confidences_say_so(
     model.metrics["proposals"] = {"above": 0.9, "checked": 0, "right": 0, "low": None, "high": None}
     model.save()
     page = login(carol).get(reverse("review", args=[project.pk])).content.decode()
-    assert "not known yet" in page
+    assert "not known yet" in page and "<strong>299</strong> such checks" in page
     assert "until 30 random checks are answered; 40 so far" in page
 
 

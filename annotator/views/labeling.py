@@ -21,6 +21,8 @@ from annotator.views.choices import choices_of, is_tiny, percent
 
 TEMPLATE = "labeling.html"
 HELD_AT_MOST = 5
+# An accuracy from fewer random checks would say nothing but its interval.
+CHECKS_AT_LEAST = 10
 
 
 @dataclass(frozen=True)
@@ -223,13 +225,15 @@ def _progress(membership: Membership) -> dict[str, Any]:
     project = membership.project
     progress = queries.label_progress(project, membership.user)
     is_waiting = progress.is_learning or progress.until_refit <= 0
+    checks = queries.measured(queries.current_model(project), "audit").n
     return {
         "project": project,
         "membership": membership,
         "progress": progress,
         "since_refit": progress.answers_per_refit - progress.until_refit,
-        "accuracy": _accuracy(progress),
-        "checks": queries.measured(queries.current_model(project), "audit").n,
+        "accuracy": _accuracy(progress) if checks >= CHECKS_AT_LEAST else None,
+        "checks": checks,
+        "checks_at_least": CHECKS_AT_LEAST,
         # Asked only when it matters: every answer comes by here.
         "has_worker": not is_waiting or queries.worker_state()["alive"] > 0,
     }

@@ -194,6 +194,7 @@ def _context(membership: Membership, wanted: str | None) -> dict[str, Any]:
         "choices": choices_of(classes, REVIEW_KEYS),
         "trust": _trust(project),
         "calibrated_from": CALIBRATED_FROM,
+        "checks_needed": checks_missing(TARGET, SURENESS, 0, 0),
         "checks": queries.measured(queries.current_model(project), "audit").n,
     }
     if chosen is None:

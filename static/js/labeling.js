@@ -11,8 +11,9 @@ import { zoom, zoomByDoubleClick } from "./zoom.js";
 const RENEW_AFTER_MS = 60_000;
 const LATE_MS = 1500; // an answer on its way for longer is worth a word
 const UNSURE_MS = 400; // after the image changed by itself, a key may have been meant for the one before
-const TOAST_MS = 12_000;
+const TOAST_MS = 9000;
 const UNDO_DEPTH = 30;
+const LOOK_AGAIN_MS = 500;
 
 const desk = document.getElementById("desk");
 const deck = document.getElementById("deck");
@@ -198,7 +199,9 @@ function receive(part, outcome) {
   }
   document.getElementById("empty")?.remove();
   const empty = part.getElementById("empty");
-  if (empty && !cards().length && !pending.length) deck.insertBefore(document.adoptNode(empty), waiting);
+  // There is work, but nothing came: the queue is being ranked anew this very moment.
+  if (empty?.dataset.empty === "start" && !cards().length) setTimeout(topUp, LOOK_AGAIN_MS);
+  else if (empty && !cards().length && !pending.length) deck.insertBefore(document.adoptNode(empty), waiting);
   const choices = part.getElementById("choices");
   if (choices) {
     document.getElementById("choices").replaceWith(document.adoptNode(choices));
@@ -258,7 +261,7 @@ function hideNotice() {
 
 function showUndo() {
   const last = given.at(-1);
-  undoButton.querySelector(".undo-what").textContent = last ? last.name : "";
+  undoButton.querySelector(".undo-what").textContent = last ? `“${last.name}”` : "";
 }
 
 function explain(result) {
@@ -327,9 +330,9 @@ function tellWhatChanged(before, after, phase) {
   if (after.model === before.model || after.model === "0") return;
   const lines = [`Model ${after.model} learnt from ${after.labels} answers`];
   if (after.estimate && before.estimate && after.estimate !== before.estimate) {
-    lines.push(`${before.estimate} → ${after.estimate} right on random checks (95 % sure: ${after.interval})`);
+    lines.push(`${before.estimate} → ${after.estimate} right on random checks, 95 % sure: ${after.interval}`);
   } else if (after.estimate) {
-    lines.push(`${after.estimate} right on random checks (95 % sure: ${after.interval})`);
+    lines.push(`${after.estimate} right on random checks, 95 % sure: ${after.interval}`);
   }
   lines.push(`The queue is ranked anew. ${phase}`);
   const toast = document.getElementById("toast");

@@ -291,7 +291,7 @@ def test_a_new_model_says_what_it_learnt(desk: Page, project: Project, model: Mo
     desk.keyboard.press("1")
     toast = desk.get_by_role("status").filter(has_text="Model 1 learnt from 20 answers")
     expect(toast).to_be_visible()
-    expect(toast).to_contain_text("90 % right on random checks (95 % sure: 77 to 96 %)")
+    expect(toast).to_contain_text("90 % right on random checks, 95 % sure: 77 to 96 %")
     model.pk, model.number, model.label_count = None, 2, 30
     model.metrics["audit"] |= {"accuracy": 0.94}
     model.save()
