@@ -253,4 +253,4 @@ def test_keys_are_given_once_and_never_the_pages_own(project: Project, alice: Us
 
 
 def test_a_rate_never_rounds_up_to_certainty() -> None:
-    assert [percent(rate) for rate in (0.0, 0.904, 0.996, 1.0)] == ["0 %", "90 %", "over 99 %", "100 %"]
+    assert [percent(rate) for rate in (0.0, 0.904, 0.996, 1.0)] == ["0 %", "90 %", ">99 %", "100 %"]

@@ -47,7 +47,7 @@ def is_tiny(item: Item) -> bool:
 
 
 def percent(rate: float) -> str:
-    """A rate in words that never round up to certainty: ``over 99 %`` rather than ``100 %``."""
+    """A rate in words that never round up to certainty: ``>99 %`` rather than ``100 %``."""
     if 0.995 <= rate < 1:
-        return "over 99 %"
+        return ">99 %"
     return f"{rate * 100:.0f} %"
