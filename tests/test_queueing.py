@@ -1,7 +1,11 @@
 """Who is asked what, and who holds it."""
 
+import random
 import threading
+import uuid as uuids
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +14,8 @@ from django.db import connection
 from django.utils import timezone
 
 from annotator import queries
-from annotator.actions import queueing
+from annotator.actions import labeling, queueing
+from annotator.errors import LeaseLost
 from annotator.models import Item, LabelClass, Project, QueueEntry, Split
 from tests.cast import make_item
 
@@ -63,6 +68,61 @@ def test_many_people_at_once_never_share_an_item(project: Project, alice: User, 
     everything = [item_id for mine in held.values() for item_id in mine]
     assert len(everything) == 40
     assert len(set(everything)) == 40
+
+
+@pytest.mark.django_db(transaction=True)
+def test_people_answer_while_rankings_are_written(project: Project, alice: User, bob: User, carol: User) -> None:
+    # Bob works in two windows. Each ranking is short, so that it runs out and people top it up at the same time.
+    everything = [make_item(project, seed).pk for seed in range(120)]
+    target = LabelClass.objects.filter(project=project).first()
+    assert target is not None
+    failures: list[Exception] = []
+    done = threading.Event()
+
+    def answer(user: User) -> None:
+        held: list[QueueEntry] = []
+        while Item.objects.filter(project=project, state=Item.State.OPEN).exists() and not failures:
+            if not held:
+                held = queueing.reserve_items(project=project, annotator=user, count=3)
+                continue
+            try:
+                _, held = labeling.submit_and_reserve(
+                    project=project,
+                    annotator=user,
+                    item_id=held[0].item_id,
+                    uuid=uuids.uuid4(),
+                    kind="label",
+                    raw_value=target.pk,
+                    count=3,
+                )
+            except LeaseLost:
+                held = []
+
+    def rank() -> None:
+        shuffle = random.Random(0)
+        while not done.is_set():
+            some = shuffle.sample(everything, 8)
+            queueing.fill_queue(project=project, entries=[queueing.Ranked(pk, 0.0, "random") for pk in some])
+
+    def guarded(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # whatever it is, the test is to name it
+            failures.append(error)
+        finally:
+            connection.close()
+
+    ranking = threading.Thread(target=guarded, args=[rank])
+    people = [threading.Thread(target=guarded, args=[partial(answer, user)]) for user in (alice, bob, bob, carol)]
+    for thread in [ranking, *people]:
+        thread.start()
+    for thread in people:
+        thread.join()
+    done.set()
+    ranking.join()
+    assert failures == []
+    assert Item.objects.filter(project=project, state=Item.State.LABELLED).count() == len(everything)
+    assert not QueueEntry.objects.filter(project=project, item__state=Item.State.LABELLED).exists()
 
 
 def test_a_new_ranking_keeps_what_people_hold(project: Project, items: list[Item], bob: User) -> None:

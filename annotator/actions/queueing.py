@@ -1,7 +1,8 @@
 """The queue: what is asked next, and who holds it.
 
 Locks are always taken in this order: item rows, then queue entries. Entries are taken with SKIP LOCKED, so nobody
-waits for somebody else's next image.
+waits for somebody else's next image. Whoever holds an item or an entry only ever tries for the queue's advisory lock:
+a ranking that is being written holds that one and comes for the rows after it, and each would wait for the other.
 """
 
 import random
@@ -39,30 +40,34 @@ def reserve_items(*, project: Project, annotator: User, count: int = 5) -> list[
     """Everything this person now holds, topped up to ``count`` items, in rank order.
 
     Holding is a lease of LEASE_S seconds; what is already held is renewed. Locks the entries it takes with SKIP
-    LOCKED, so two people never get the same one. Three to six queries.
+    LOCKED, so two people never get the same one. Fewer than ``count`` come while a new ranking is being written, and
+    when nearly everything is answered. Four to nine queries.
     """
     renew_leases(project=project, annotator=annotator)
     missing = count - queries.held_entries(project, annotator).count()
     if missing > 0:
         missing -= _take(project, annotator, missing)
-    if missing > 0:
-        # Empty, or a new ranking is being written this very moment: wait for that, then look again.
-        _lock_queue(project)
+    # Empty: top it up, unless somebody is writing to it at this moment; then the next request finds that.
+    if missing > 0 and _try_queue_lock(project):
         missing -= _take(project, annotator, missing)
-    if missing > 0 and refill_queue(project=project):
-        _take(project, annotator, missing)
+        if missing > 0 and refill_queue(project=project):
+            _take(project, annotator, missing)
     return list(queries.held_entries(project, annotator))
 
 
 def _take(project: Project, annotator: User, count: int) -> int:
-    now = timezone.now()
     free = (
         QueueEntry.objects.select_for_update(skip_locked=True, of=("self",))
-        .filter(Q(leased_until__isnull=True) | Q(leased_until__lte=now), project=project)
+        .filter(_free(), project=project)
         .order_by("rank", "id")
         .values_list("pk", flat=True)[:count]
     )
     return QueueEntry.objects.filter(pk__in=list(free)).update(leased_by=annotator, leased_until=lease_end())
+
+
+def _free() -> Q:
+    """Held by nobody, or no longer."""
+    return Q(leased_until__isnull=True) | Q(leased_until__lte=timezone.now())
 
 
 def lease_end() -> Any:
@@ -70,9 +75,15 @@ def lease_end() -> Any:
 
 
 def renew_leases(*, project: Project, annotator: User) -> int:
-    """Give this person LEASE_S more seconds for everything still held; how many items that is."""
-    held = QueueEntry.objects.filter(project=project, leased_by=annotator, leased_until__gt=timezone.now())
-    return held.update(leased_until=lease_end())
+    """Give this person LEASE_S more seconds for everything still held; how many items that is.
+
+    SKIP LOCKED: an entry in the hands of the same person's other window is being answered or renewed there, and two
+    windows that wait for each other's entries would wait for ever.
+    """
+    held = QueueEntry.objects.select_for_update(skip_locked=True).filter(
+        project=project, leased_by=annotator, leased_until__gt=timezone.now()
+    )
+    return QueueEntry.objects.filter(pk__in=list(held.values_list("pk", flat=True))).update(leased_until=lease_end())
 
 
 def release_items(*, project: Project, annotator: User) -> int:
@@ -84,8 +95,8 @@ def release_items(*, project: Project, annotator: User) -> int:
 def fill_queue(*, project: Project, entries: list[Ranked], model_version: ModelVersion | None = None) -> int:
     """Replace the queue by a new ranking; what people hold stays with them. How many entries now wait.
 
-    Items answered since the ranking was computed are left out. Takes the queue's advisory lock, then the item rows
-    (those being answered at this moment are skipped), then the entries.
+    Items answered since the ranking was computed are left out. Takes the queue's advisory lock, then the item rows,
+    then the entries; rows that are being answered or handed out at this moment are left as they are.
     """
     _lock_queue(project)
     wanted = [entry.item_id for entry in entries]
@@ -95,8 +106,8 @@ def fill_queue(*, project: Project, entries: list[Ranked], model_version: ModelV
         .order_by("pk")
         .values_list("pk", flat=True)
     )
-    now = timezone.now()
-    QueueEntry.objects.filter(Q(leased_until__isnull=True) | Q(leased_until__lte=now), project=project).delete()
+    stale = QueueEntry.objects.select_for_update(skip_locked=True, of=("self",)).filter(_free(), project=project)
+    QueueEntry.objects.filter(pk__in=list(stale.values_list("pk", flat=True))).delete()
     return _insert(project, [entry for entry in entries if entry.item_id in still_open], model_version, first_rank=0)
 
 
@@ -167,6 +178,12 @@ def _insert(
 def _lock_queue(project: Project) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [QUEUE_LOCK, project.pk])
+
+
+def _try_queue_lock(project: Project) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [QUEUE_LOCK, project.pk])
+        return bool(cursor.fetchone()[0])
 
 
 @transaction.atomic
