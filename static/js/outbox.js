@@ -26,6 +26,7 @@ export class Outbox {
     this.#changed = changed;
     window.addEventListener("online", () => this.retry());
     window.addEventListener("focus", () => this.obstacle && this.retry());
+    window.addEventListener("pagehide", () => this.#sendLeaving());
     window.addEventListener("storage", (event) => {
       if (event.key?.startsWith(this.#prefix)) changed(event.newValue && JSON.parse(event.newValue));
     });
@@ -103,6 +104,15 @@ export class Outbox {
       if (result.outcome === "refused") this.#dropUndoOf(entry);
       this.#settled(entry, result);
       this.#changed();
+    }
+  }
+
+  // The page is being left: everything goes out at once, and stays stored, since nobody is there to hear what became of
+  // it. Only up to the first undo, which must not overtake the answer it takes back.
+  #sendLeaving() {
+    for (const entry of this.entries()) {
+      if (entry.undo) return;
+      this.#post(entry);
     }
   }
 

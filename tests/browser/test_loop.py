@@ -61,7 +61,7 @@ def test_the_loop(page: Page, site: RunningSite, digit_of: dict[bytes, int]) -> 
 
     page.goto(site.login_link)
     page.get_by_role("button", name="Log in as").click()
-    page.get_by_role("link", name="digits").first.click()
+    page.get_by_role("link", name="Handwritten digits").first.click()
     page.goto(page.url.rstrip("/") + "/label/")
     page.get_by_role("button", name="Start").click()
 
@@ -73,7 +73,9 @@ def test_the_loop(page: Page, site: RunningSite, digit_of: dict[bytes, int]) -> 
         lambda: site.query("SELECT 1 FROM annotator_proposal WHERE state = 'pending' LIMIT 1"), 30, "it proposed"
     )
     base = page.url.split("/label/")[0]
-    page.goto(base + "/review/")
+    page.goto(base + "/review/")  # at once: answers still on their way arrive all the same
+    answered = "SELECT count(*) FROM annotator_annotation WHERE source = 'person'"
+    wait_until(lambda: site.query(answered) == [(50,)], 10, "all answers arrived")
     before = site.query("SELECT count(*) FROM annotator_annotation")[0][0]
     shown = page.locator("[data-proposal]").count()
     assert shown
@@ -86,8 +88,8 @@ def test_the_loop(page: Page, site: RunningSite, digit_of: dict[bytes, int]) -> 
 
     page.goto(base + "/export/")
     with page.expect_download() as download:
-        page.get_by_role("link", name="CSV").first.click()
-    rows = list(csv.DictReader(download.value.path().open(newline="", encoding="utf-8-sig")))
+        page.get_by_role("button", name="Download").click()
+    rows = list(csv.DictReader(download.value.path().read_text(encoding="utf-8-sig").splitlines()))
     origins = [row["origin"] for row in rows]
     assert origins.count("accepted") == shown
     assert origins.count("human") == 50
