@@ -11,6 +11,7 @@ WITHOUT_DATABASE = {
     "check",
     "help",
     "makemigrations",
+    "simulate",
     "spectacular",
     "findstatic",
     "version",

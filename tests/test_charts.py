@@ -28,7 +28,7 @@ def test_a_chart_is_well_formed_and_stays_inside_its_frame() -> None:
     xml.dom.minidom.parseString(svg)
     assert all(0 <= x <= 320 for x in numbers(svg, "cx"))
     assert all(0 <= y <= 200 for y in numbers(svg, "cy"))
-    assert "newest on random checks: 0.84 after 700 answers" in svg
+    assert "newest on random checks: 84.0 % at 700 answers" in svg
 
 
 def test_a_higher_accuracy_is_drawn_higher() -> None:
@@ -38,7 +38,7 @@ def test_a_higher_accuracy_is_drawn_higher() -> None:
 
 def test_the_axis_begins_at_the_tenth_below_the_interval() -> None:
     svg = accuracy_chart([Estimate(40, 0.95, 0.83, 0.99, 40)], [])
-    assert re.findall(r'text-anchor="end">(\d\.\d)<', svg) == ["1.0", "0.9", "0.8"]
+    assert re.findall(r'text-anchor="end">(\d+) %<', svg) == ["100", "90", "80"]
 
 
 def test_a_perfect_and_a_hopeless_model_can_be_drawn() -> None:

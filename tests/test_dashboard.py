@@ -104,7 +104,7 @@ def test_too_few_random_checks_give_a_count_and_no_number(
     page = show(login(alice), project)
     assert f"<strong>0 of {AUDIT_ENOUGH}</strong>" in page
     assert "holds only 0 random checks" in page
-    assert "0.99" not in page
+    assert "99 %" not in page
     assert "Estimated" not in page
 
 
@@ -113,7 +113,7 @@ def test_enough_random_checks_give_the_estimate_with_its_interval(
 ) -> None:
     page = show(login(alice), project)
     assert (
-        "Estimated <strong>0.90</strong> (95 % interval 0.77 to 0.96) for model 1, from 40 answered random checks"
+        "Estimated <strong>90 %</strong> (95 % interval 77 % to 96 %) for model 1, from 40 answered random checks"
         in page
     )
     assert page.count('<svg class="chart"') == 2  # one for wide screens, one for phones
@@ -126,7 +126,7 @@ def test_the_accuracy_on_known_test_labels_stands_beside_it_under_its_own_name(
     model.metrics["test"] = {"n": 200, "correct": 190, "accuracy": 0.95, "low": 0.91, "high": 0.97}
     model.save()
     page = show(login(alice), project)
-    assert "On the 200 test images, whose labels were known beforehand: <strong>0.95</strong> (0.91 to 0.97)" in page
+    assert "On the 200 test images, whose labels were known beforehand: <strong>95 %</strong> (91 % to 97 %)" in page
 
 
 def test_the_labels_of_chosen_items_never_make_an_accuracy(

@@ -37,7 +37,7 @@ def test_models_are_listed_with_the_estimate_from_random_checks(
     login: Login, vera: User, project: Project, model: ModelVersion
 ) -> None:
     page = login(vera).get(f"/projects/{project.pk}/training/").text
-    assert "0.90 (0.77–0.96)" in page
+    assert "90 % (77 %–96 %)" in page
     assert "Label spreading" in page
     assert "On test labels" not in page
 
@@ -88,12 +88,17 @@ def test_a_job_shows_its_progress_and_the_end_of_its_log(
     login: Login, carol: User, vera: User, project: Project
 ) -> None:
     job = make_job(
-        project, progress=0.5, message="learning", log_tail="12:00:00 <b>began</b>", result={"watermark": 1200}
+        project,
+        progress=0.5,
+        message="learning",
+        log_tail="12:00:00 <b>began</b>",
+        result={"refused": 1200, "watermark": 77123},
     )
     url = f"/projects/{project.pk}/jobs/{job.pk}/"
     page = login(vera).get(url).text
     for shown in ("learning", 'value="0.500"', "&lt;b&gt;began&lt;/b&gt;", "1,200", 'hx-trigger="every 2s"'):
         assert shown in page
+    assert "77,123" not in page, "what jobs note for themselves"
     assert "/cancel/" not in page
     assert "/cancel/" in login(carol).get(url).text
 

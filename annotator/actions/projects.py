@@ -16,8 +16,8 @@ PALETTE = (
     "#56b4e9", "#8c6bb1", "#a6a000", "#c2185b", "#4d7f7f",
 )  # fmt: skip
 SHORTCUTS = "1234567890"
-# Keys the labelling page keeps for itself: skip, none of these, undo, help, zoom.
-PAGE_KEYS = set("sxz?/+-")
+# Keys the pages keep for themselves: accept (reviewing), skip, none of these, undo, help, zoom (labelling).
+PAGE_KEYS = set("asxz?/+-")
 NAME_AT_MOST = 120
 
 

@@ -20,6 +20,15 @@ def at_most(count: int, most: int) -> int:
 
 
 @register.filter
+def percent(rate: float, digits: int = 0) -> str:
+    """A rate in words that never round up to certainty: ``>99 %`` rather than ``100 %``."""
+    most = 1 - 0.5 * 10 ** (-2 - digits)
+    if most <= rate < 1:
+        return f">{100 - 10**-digits:.{digits}f} %"
+    return f"{rate * 100:.{digits}f} %"
+
+
+@register.filter
 def ago(at: datetime | None) -> str:
     """How long ago in one short step; after a month the date."""
     if at is None:

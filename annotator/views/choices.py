@@ -44,10 +44,3 @@ def choices_of(classes: list[LabelClass], page_keys: Iterable[str]) -> list[Choi
 def is_tiny(item: Item) -> bool:
     """Whether the picture is so small that enlarging it smoothly would only blur it."""
     return max(item.width, item.height) <= TINY_PX
-
-
-def percent(rate: float) -> str:
-    """A rate in words that never round up to certainty: ``>99 %`` rather than ``100 %``."""
-    if 0.995 <= rate < 1:
-        return ">99 %"
-    return f"{rate * 100:.0f} %"

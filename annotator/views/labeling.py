@@ -16,8 +16,9 @@ from annotator.actions import labeling, queueing
 from annotator.actions.projects import PAGE_KEYS
 from annotator.errors import InvalidAnnotation, WinnowError
 from annotator.models import Annotation, Item, Membership, Project, QueueEntry, Split
+from annotator.templatetags.humanise import percent
 from annotator.views import PageRequest, page
-from annotator.views.choices import choices_of, is_tiny, percent
+from annotator.views.choices import choices_of, is_tiny
 
 TEMPLATE = "labeling.html"
 HELD_AT_MOST = 5

@@ -16,12 +16,11 @@ from annotator.actions import reviewing
 from annotator.actions.projects import PAGE_KEYS
 from annotator.errors import InvalidAnnotation, WinnowError
 from annotator.models import AuditEvent, Item, LabelClass, Membership, Project, Proposal, Split
+from annotator.templatetags.humanise import percent
 from annotator.views import PageRequest, page
-from annotator.views.choices import choices_of, is_tiny, percent
+from annotator.views.choices import choices_of, is_tiny
 
 TEMPLATE = "reviewing.html"
-# The keys of the labelling page and one more: a class has the same key on both pages.
-REVIEW_KEYS = PAGE_KEYS | {"a"}
 TILES = 60
 SHORT_LIST = 3
 # What the headline holds the proposals against, how sure it wants to be, and when confidences are calibrated.
@@ -191,7 +190,7 @@ def _context(membership: Membership, wanted: str | None) -> dict[str, Any]:
         "label_class": chosen,
         "posted_class": wanted or "",
         "tiles": _tiles(project, chosen) if chosen else [],
-        "choices": choices_of(classes, REVIEW_KEYS),
+        "choices": choices_of(classes, PAGE_KEYS),
         "trust": _trust(project),
         "calibrated_from": CALIBRATED_FROM,
         "checks_needed": checks_missing(TARGET, SURENESS, 0, 0),

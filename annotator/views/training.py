@@ -1,5 +1,6 @@
 """What the worker does, what the models became, and the buttons that ask for more."""
 
+from pathlib import Path
 from typing import Any
 
 from django.contrib import messages
@@ -20,6 +21,8 @@ TEMPLATE = "training.html"
 JOB_TEMPLATE = "job.html"
 JOBS_AT_MOST = 20
 MODELS_AT_MOST = 30
+# What jobs note for themselves.
+BOOKKEEPING = {"is_tidy", "watermark"}
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -99,9 +102,13 @@ def _job_context(membership: Membership, wanted: Job) -> dict[str, Any]:
 
 
 def _plain(values: dict[str, Any]) -> list[tuple[str, str]]:
-    """The pairs a person can read: numbers and short words; lists by their length."""
+    """The pairs a person can read: numbers and short words; lists by their length, files by their name alone."""
     rows = []
     for name, value in values.items():
+        if name in BOOKKEEPING:
+            continue
+        if name.endswith("path"):  # the folders of the server are nobody's business
+            name, value = name.removesuffix("path") + "file", Path(str(value)).name
         if isinstance(value, list | dict):
             value = f"{len(value)} entries"
         rows.append((name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)[:200]))
