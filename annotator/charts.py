@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
+from annotator.wording import percent
+
 MARKS_AT_MOST = 40
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 10, 38
 
@@ -84,7 +86,7 @@ def accuracy_chart(
         height,
         width,
         height,
-        f"Accuracy over the answers given; newest {name}: {100 * newest.accuracy:.1f} % at {newest.answers} answers",
+        f"Accuracy over the answers given; newest {name}: {percent(newest.accuracy, 1)} at {newest.answers} answers",
         _axes(frame),
         _band(frame, audit),
         _line(frame, test, "test"),
@@ -101,7 +103,7 @@ def _axes(frame: _Frame) -> SafeString:
         "",
         '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}" text-anchor="end">{}</text>',
         (
-            (_LEFT, frame.width - _RIGHT, frame.y(at), frame.y(at), _LEFT - 7, frame.y(at) + 4, f"{100 * at:.0f} %")
+            (_LEFT, frame.width - _RIGHT, frame.y(at), frame.y(at), _LEFT - 7, frame.y(at) + 4, percent(at))
             for at in rows
         ),
     )
@@ -144,7 +146,7 @@ def _line(frame: _Frame, estimates: Sequence[Estimate], look: str) -> SafeString
             (
                 look,
                 *place,
-                f"{100 * each.accuracy:.1f} % ({100 * each.low:.1f} to {100 * each.high:.1f}) on {each.n} {what},"
+                f"{percent(each.accuracy, 1)} ({percent(each.low, 1)} to {percent(each.high, 1)}) on {each.n} {what},"
                 f" after {each.answers} answers",
             )
             for place, each in marked

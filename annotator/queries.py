@@ -22,6 +22,9 @@ from annotator.models import (
     Split,
 )
 
+# An accuracy from fewer random checks would say nothing but its interval: no page shows one.
+CHECKS_AT_LEAST = 10
+
 
 def open_classes(project: Project) -> list[LabelClass]:
     """The classes people may choose, in their order."""

@@ -166,7 +166,7 @@ DATABASES = {"default": _database()}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 STORAGES: dict[str, dict[str, Any]] = {
-    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "default": {"BACKEND": "annotator.storage.AtomicFileStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 if _bucket := environment.text("AWS_STORAGE_BUCKET_NAME"):
@@ -183,7 +183,7 @@ if _bucket := environment.text("AWS_STORAGE_BUCKET_NAME"):
             "location": environment.text("AWS_LOCATION"),
             "default_acl": None,
             "querystring_auth": True,
-            "file_overwrite": False,
+            "file_overwrite": True,
         },
     }
 

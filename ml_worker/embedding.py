@@ -100,6 +100,7 @@ def _embed(
         run.report(EMBEDDED + (1 - EMBEDDED) * done / total, f"neighbours of {done:,} of {total:,} images")
 
     found, distances = neighbours.nearest(embeddings, indexed, progress=progress)
+    run.report(1.0, f"embedded {len(embeddings):,} images", force=True)
     return Pool(embeddings, found, distances, indexed)
 
 

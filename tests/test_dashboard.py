@@ -13,7 +13,8 @@ from annotator import jobs
 from annotator.access import OWN
 from annotator.actions import projects, reviewing
 from annotator.models import Item, Job, LabelClass, ModelVersion, Project, Proposal, Role, Split
-from annotator.views.dashboard import AUDIT_ENOUGH, REVIEW_ENOUGH, Standing, next_step
+from annotator.queries import CHECKS_AT_LEAST
+from annotator.views.dashboard import REVIEW_ENOUGH, Standing, next_step
 from tests.cast import make_item
 
 Login = Callable[[User], Client]
@@ -99,10 +100,10 @@ def test_answers_are_counted_by_split_and_state(
 def test_too_few_random_checks_give_a_count_and_no_number(
     login: Login, alice: User, project: Project, model: ModelVersion, items: list[Item]
 ) -> None:
-    model.metrics["audit"] |= {"n": AUDIT_ENOUGH - 1, "accuracy": 0.987}
+    model.metrics["audit"] |= {"n": CHECKS_AT_LEAST - 1, "accuracy": 0.987}
     model.save()
     page = show(login(alice), project)
-    assert f"<strong>0 of {AUDIT_ENOUGH}</strong>" in page
+    assert f"<strong>0 of {CHECKS_AT_LEAST}</strong>" in page
     assert "holds only 0 random checks" in page
     assert "99 %" not in page
     assert "Estimated" not in page

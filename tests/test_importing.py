@@ -528,3 +528,20 @@ def test_the_command_refuses_in_one_sentence(arguments: list[str], why: str, pro
     with pytest.raises(CommandError, match=why):
         call_command("import_items", *(each.format(folder=folder) for each in arguments))
     assert not Job.objects.exists() and Project.objects.count() == 1
+
+
+def test_a_file_in_storage_is_there_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = default_storage.save("items/1/whole.png", ContentFile(b"first"))
+    assert default_storage.save(key, ContentFile(b"second")) == key, "written again under the same name"
+    folder = Path(default_storage.path(key)).parent
+
+    def full_disk(*_: object) -> None:
+        assert Path(default_storage.path(key)).read_bytes() == b"second"
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("annotator.storage.Path.replace", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        default_storage.save(key, ContentFile(b"third"))
+    assert [file.name for file in folder.iterdir()] == ["whole.png"]
+    with default_storage.open(key) as file:
+        assert file.read() == b"second"

@@ -12,8 +12,8 @@ from django.urls import reverse
 
 from annotator.actions import labeling, projects, queueing
 from annotator.models import Annotation, Item, LabelClass, ModelVersion, Project, QueueEntry
-from annotator.templatetags.humanise import percent
 from annotator.views.choices import choices_of
+from annotator.wording import percent
 from tests.cast import make_item
 
 Login = Callable[[User], Client]

@@ -92,8 +92,7 @@ def _create_items(project: Project, owner: User, pngs: list[bytes]) -> list[Item
 def _item(project: Project, owner: User, number: int, png: bytes, split: str) -> Item:
     sha256 = hashlib.sha256(png).hexdigest()
     key = item_key(project, sha256, ".png")
-    default_storage.delete(key)
-    key = default_storage.save(key, ContentFile(png))
+    default_storage.save(key, ContentFile(png))
     return Item(
         project=project,
         sha256=sha256,

@@ -44,14 +44,9 @@ def write_files(project: Project, taken: Taken, image: Inspected) -> None:
 
 
 def _write(key: str, content: bytes) -> None:
-    """Put it there, unless the same is there already; half a file of a run that was killed is replaced."""
-    if default_storage.exists(key):
-        if default_storage.size(key) == len(content):
-            return
-        default_storage.delete(key)
-    stored = default_storage.save(key, ContentFile(content))
-    if stored != key:  # another import wrote the same image in this instant
-        default_storage.delete(stored)
+    """Put it there, unless it is there already: the key names the content. What a power cut left short is replaced."""
+    if not (default_storage.exists(key) and default_storage.size(key) == len(content)):
+        default_storage.save(key, ContentFile(content))
 
 
 def make_item(job: Job, taken: Taken, image: Inspected) -> Item:

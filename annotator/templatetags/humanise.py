@@ -5,7 +5,10 @@ from datetime import datetime
 from django import template
 from django.utils import timezone
 
+from annotator.wording import percent
+
 register = template.Library()
+register.filter(percent)
 
 
 @register.filter
@@ -17,15 +20,6 @@ def thousands(count: int) -> str:
 @register.filter
 def at_most(count: int, most: int) -> int:
     return min(count, most)
-
-
-@register.filter
-def percent(rate: float, digits: int = 0) -> str:
-    """A rate in words that never round up to certainty: ``>99 %`` rather than ``100 %``."""
-    most = 1 - 0.5 * 10 ** (-2 - digits)
-    if most <= rate < 1:
-        return f">{100 - 10**-digits:.{digits}f} %"
-    return f"{rate * 100:.{digits}f} %"
 
 
 @register.filter

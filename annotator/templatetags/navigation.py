@@ -30,6 +30,7 @@ class Tab:
     title: str
     url: str
     is_current: bool
+    counts: bool = False
     count: int = 0
 
 
@@ -49,6 +50,7 @@ def tabs(context: Context) -> list[Tab]:
             title=title,
             url=reverse(view, args=[project.pk]),
             is_current=here in views,
+            counts=view == "review",
             count=queries.pending(project).count() if view == "review" else 0,
         )
         for title, view, needed, views in TABS

@@ -20,8 +20,6 @@ from annotator.views import PageRequest, page
 TEMPLATE = "dashboard.html"
 # The parts htmx may ask for, by the id of the element they fill.
 PARTS = ("jobs", "figures")
-# Fewer random checks than this say too little to put a number in large type; calibration waits for as many.
-AUDIT_ENOUGH = 30
 # A screenful of proposals is worth a reviewer's turn; fewer can wait while people go on labelling.
 REVIEW_ENOUGH = 24
 
@@ -106,7 +104,7 @@ def _figures(membership: Membership) -> dict[str, Any]:
         "model_facts": model_facts(model) if model else None,
         "audit": audit_standing(model, counts),
         "test": queries.measured(model, "test"),
-        "audit_curve": [_estimate(at, at.audit) for at in curve if at.audit.n >= AUDIT_ENOUGH],
+        "audit_curve": [_estimate(at, at.audit) for at in curve if at.audit.n >= queries.CHECKS_AT_LEAST],
         "test_curve": [_estimate(at, at.test) for at in curve if at.test.n],
         "precision": queries.proposal_precision(project),
         "groups": groups,
@@ -237,7 +235,7 @@ def audit_standing(model: ModelVersion | None, counts: dict[str, dict[str, int]]
     return AuditStanding(
         answered=audit[Item.State.LABELLED],
         size=sum(audit.values()),
-        enough=AUDIT_ENOUGH,
+        enough=queries.CHECKS_AT_LEAST,
         measured=queries.measured(model, "audit"),
     )
 

@@ -16,14 +16,12 @@ from annotator.actions import labeling, queueing
 from annotator.actions.projects import PAGE_KEYS
 from annotator.errors import InvalidAnnotation, WinnowError
 from annotator.models import Annotation, Item, Membership, Project, QueueEntry, Split
-from annotator.templatetags.humanise import percent
 from annotator.views import PageRequest, page
 from annotator.views.choices import choices_of, is_tiny
+from annotator.wording import percent
 
 TEMPLATE = "labeling.html"
 HELD_AT_MOST = 5
-# An accuracy from fewer random checks would say nothing but its interval.
-CHECKS_AT_LEAST = 10
 
 
 @dataclass(frozen=True)
@@ -231,10 +229,11 @@ def _progress(membership: Membership) -> dict[str, Any]:
         "project": project,
         "membership": membership,
         "progress": progress,
+        "waiting": queries.pending(project).count(),
         "since_refit": progress.answers_per_refit - progress.until_refit,
-        "accuracy": _accuracy(progress) if checks >= CHECKS_AT_LEAST else None,
+        "accuracy": _accuracy(progress) if checks >= queries.CHECKS_AT_LEAST else None,
         "checks": checks,
-        "checks_at_least": CHECKS_AT_LEAST,
+        "checks_at_least": queries.CHECKS_AT_LEAST,
         # Asked only when it matters: every answer comes by here.
         "has_worker": not is_waiting or queries.worker_state()["alive"] > 0,
     }

@@ -16,9 +16,9 @@ from annotator.actions import reviewing
 from annotator.actions.projects import PAGE_KEYS
 from annotator.errors import InvalidAnnotation, WinnowError
 from annotator.models import AuditEvent, Item, LabelClass, Membership, Project, Proposal, Split
-from annotator.templatetags.humanise import percent
 from annotator.views import PageRequest, page
 from annotator.views.choices import choices_of, is_tiny
+from annotator.wording import percent
 
 TEMPLATE = "reviewing.html"
 TILES = 60
@@ -187,6 +187,7 @@ def _context(membership: Membership, wanted: str | None) -> dict[str, Any]:
         "membership": membership,
         "task_type": f"task_types/{project.task_type}.html",
         "groups": [Group(each, pending, each == chosen) for each, pending in groups],
+        "waiting": sum(pending for _, pending in groups),
         "label_class": chosen,
         "posted_class": wanted or "",
         "tiles": _tiles(project, chosen) if chosen else [],

@@ -6,6 +6,7 @@ import { keyHelp, plainKey } from "./keys.js";
 import { Outbox } from "./outbox.js";
 import { look, newUuid, send } from "./sending.js";
 import { Stopwatch } from "./stopwatch.js";
+import { showWaiting } from "./tabs.js";
 import { zoom, zoomByDoubleClick } from "./zoom.js";
 
 const RENEW_AFTER_MS = 60_000;
@@ -306,6 +307,7 @@ function takeProgress(part) {
   const stale = document.getElementById("progress");
   tellWhatChanged(stale.dataset, fresh.dataset, fresh.querySelector(".phase").textContent);
   stale.replaceWith(document.adoptNode(fresh));
+  showWaiting(fresh.dataset.waiting);
   watchLearning();
 }
 

@@ -4,6 +4,7 @@
 
 import { keyHelp, plainKey, showHelpButton } from "./keys.js";
 import { send } from "./sending.js";
+import { showWaiting } from "./tabs.js";
 
 // A key pressed twice must not accept a screenful that nobody has seen.
 const LOOK_AT_LEAST_MS = 600;
@@ -101,6 +102,7 @@ async function submit(form, { isDecision }) {
   document.getElementById("notices").replaceChildren();
   if (result.outcome === "done" && isDecision) forget();
   document.getElementById("grid").replaceWith(document.adoptNode(result.part.getElementById("grid")));
+  showWaiting(document.getElementById("grid").dataset.waiting);
   setUp();
   shownSince = performance.now();
   window.scrollTo({ top: 0 });

@@ -1,0 +1,9 @@
+"""Numbers as people say them, for pages and pictures alike."""
+
+
+def percent(rate: float, digits: int = 0) -> str:
+    """A rate in words that never round up to certainty: ``>99 %`` rather than ``100 %``."""
+    most = 1 - 0.5 * 10 ** (-2 - digits)
+    if most <= rate < 1:
+        return f">{100 - 10**-digits:.{digits}f} %"
+    return f"{rate * 100:.{digits}f} %"
