@@ -45,7 +45,7 @@ class ProjectSettings:
         maximum=1000,
     )
     queue_length: int = _setting(
-        200, "Queue length", "How many images are ranked ahead of the people.", minimum=20, maximum=10000
+        200, "Queue length", "How many images are ranked ahead of the people.", minimum=20, maximum=2000
     )
     audit_fraction: float = _setting(
         0.05, "Audit sample", "Share of every import set apart to measure accuracy.", minimum=0.0, maximum=0.5
