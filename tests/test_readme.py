@@ -1,7 +1,8 @@
 """What the README says is there."""
 
 import re
-from dataclasses import fields
+from dataclasses import Field, fields
+from typing import Any
 
 import pytest
 from django.core.management import get_commands, load_command_class
@@ -10,15 +11,15 @@ from annotator.models import ProjectSettings
 from annotator.settings import BASE_DIR
 
 README = (BASE_DIR / "README.md").read_text()
+PATHS = re.findall(r"[`(]((?:annotator|ml_worker|docs|benchmarks|static)/[\w./]*)", README)
 
 
-def setting_row(each: object) -> str:
+def setting_row(each: Field[Any]) -> str:
     """The row of the README's table for one field of the project settings."""
-    limits = each.metadata  # type: ignore[attr-defined]
-    default = {True: "on", False: "off"}.get(each.default, f"`{each.default}`") if each.type is bool else None  # type: ignore[attr-defined]
+    limits = each.metadata
+    value = ("on" if each.default else "off") if each.type is bool else f"`{each.default}`"
     bounds = f" {limits['minimum']:g} to {limits['maximum']:g}." if limits.get("minimum") is not None else ""
-    name, value = each.name, default or f"`{each.default}`"  # type: ignore[attr-defined]
-    return f"| {limits['title']} (`{name}`) | {value} | {limits['help']}{bounds} |"
+    return f"| {limits['title']} (`{each.name}`) | {value} | {limits['help']}{bounds} |"
 
 
 def test_every_project_setting_is_explained_and_no_other() -> None:
@@ -42,8 +43,6 @@ def test_every_command_and_option_is_real() -> None:
             assert option in known or option == "--help", f"{name} has no {option}"
 
 
-@pytest.mark.parametrize(
-    "path", sorted(set(re.findall(r"[`(]((?:annotator|ml_worker|docs|benchmarks|static)/[\w./]*)", README)))
-)
+@pytest.mark.parametrize("path", sorted(set(PATHS)))
 def test_every_file_and_folder_it_names_exists(path: str) -> None:
     assert (BASE_DIR / path).exists()
