@@ -108,8 +108,9 @@ export class Outbox {
   }
 
   // The page is being left: everything goes out at once, and stays stored, since nobody is there to hear what became of
-  // it. Only up to the first undo, which must not overtake the answer it takes back.
+  // it. Only up to the first undo, which must not overtake the answer it takes back; and not past an obstacle.
   #sendLeaving() {
+    if (this.obstacle) return;
     for (const entry of this.entries()) {
       if (entry.undo) return;
       this.#post(entry);
