@@ -176,7 +176,7 @@ def label_progress(project: Project, user: User) -> LabelProgress:
     refit = Job.objects.filter(project=project, kind=Job.Kind.REFIT).order_by("-id").first()
     watermark = refit.result.get("watermark", 0) if refit else 0
     given = Annotation.objects.filter(project=project, source=Annotation.Source.PERSON)
-    since = given.filter(id__gt=watermark)[:per_refit].count()
+    since = answers_since(project, watermark)[:per_refit].count()
     mine = given.filter(annotator_id=user.pk, superseded_by__isnull=True).exclude(kind=Annotation.Kind.RETRACTION)
     return LabelProgress(
         answers=sum(asked.values()) - still_open,
@@ -195,6 +195,12 @@ def label_progress(project: Project, user: User) -> LabelProgress:
         audit_answers=counts[Split.AUDIT][Item.State.LABELLED],
         audit_size=asked[Split.AUDIT],
     )
+
+
+def answers_since(project: Project, watermark: int) -> QuerySet[Annotation]:
+    """What people said after this annotation and still say: an answer taken back teaches nothing."""
+    given = Annotation.objects.filter(project=project, id__gt=watermark, source=Annotation.Source.PERSON)
+    return given.filter(superseded_by__isnull=True).exclude(kind=Annotation.Kind.RETRACTION)
 
 
 def is_learning(project: Project) -> bool:

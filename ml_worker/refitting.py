@@ -13,10 +13,13 @@ from ml_worker import fast_loop, snapshot
 from ml_worker.evaluate import accuracy_report, wilson
 from ml_worker.fast_loop import Entry, Learned, LoopSettings, NotEnoughLabels
 from ml_worker.gate import lower_bound
+from ml_worker.pool import Rows
 from ml_worker.snapshot import Snapshot
 
 SHORT_LIST = 4
 KEEP_MODELS = 2
+# Proposals without a calibrated confidence: as many as a person looks through at once.
+UNCALIBRATED_AT_MOST = 60
 
 
 def run(run: jobs.Run) -> None:
@@ -105,6 +108,9 @@ def _proposal_precision(project: Project, taken: Snapshot, learned: Learned) -> 
     ``low`` is the one-sided 95 % Clopper-Pearson bound: "at least this much is right"; None without any.
     """
     above = project.settings.propose_above
+    if learned.temperature is None:
+        put_up = learned.probs[taken.open_rows][_proposed(project, taken, learned)].max(axis=1, initial=0.0)
+        above = float(put_up.min(initial=1.0))
     probs = learned.probs[taken.audit.rows]
     proposed = probs.max(axis=1, initial=0.0) >= above
     right = int((probs.argmax(axis=1) == taken.audit.targets)[proposed].sum()) if len(probs) else 0
@@ -164,12 +170,32 @@ def _propose(
     """Put up the most confident predictions on open pool items; audit items are never proposed."""
     started = time.perf_counter()
     probs = learned.probs[taken.open_rows]
-    confidence = probs.max(axis=1, initial=0.0)
-    confident = np.flatnonzero(confidence >= project.settings.propose_above)
-    best = confident[np.argsort(-confidence[confident], kind="stable")][: project.settings.proposals_at_most]
+    best = _proposed(project, taken, learned)
     predictions = [_predicted(taken, probs[index], int(taken.open_rows[index])) for index in best]
     proposing.store_proposals(project=project, model_version=model, predictions=predictions)
     seconds["propose"] = time.perf_counter() - started
+
+
+def _proposed(project: Project, taken: Snapshot, learned: Learned) -> Rows:
+    """Which of the open rows to put up, as places in ``taken.open_rows``, the surest first.
+
+    A calibrated confidence is held against the owner's threshold. Before that it only gives an order: a screenful, the
+    surest of each class in turn, once there is more than a first handful of answers.
+    """
+    chosen = project.settings
+    probs = learned.probs[taken.open_rows]
+    confidence = probs.max(axis=1, initial=0.0)
+    surest = np.argsort(-confidence, kind="stable")
+    if learned.temperature is not None:
+        return surest[confidence[surest] >= chosen.propose_above][: chosen.proposals_at_most]
+    if len(taken.train.rows) < fast_loop.cold_start_answers(len(taken.class_ids)) or chosen.propose_above >= 1.0:
+        return surest[:0]
+    guesses = probs[surest].argmax(axis=1)
+    turn = np.zeros(len(surest), np.int64)  # how many of its class come before it
+    for guess in range(probs.shape[1]):
+        mine = guesses == guess
+        turn[mine] = np.arange(mine.sum())
+    return surest[np.argsort(turn, kind="stable")][: min(UNCALIBRATED_AT_MOST, chosen.proposals_at_most)]
 
 
 def _predicted(taken: Snapshot, probs: np.ndarray, row: int) -> proposing.Predicted:

@@ -271,10 +271,10 @@ def table(text: str) -> LabelTable:
 )
 def test_tables_are_read_whatever_their_columns_are_called(text: str) -> None:
     found = table(text)
-    assert found.label_of("cat/1.png") == "cat"
-    assert found.label_of("pets/cat/1.png") == "cat"
-    assert found.label_of("1.png") == "cat"
-    assert found.label_of("2.png") == found.label_of("3.png") == ""
+    for source in (["cat/1.png", "2.png"], ["pets/cat/1.png", "2.png"], ["1.png", "2.png"]):
+        found.match([*source, "3.png"])
+        assert [found.label_of(file) for file in (*source, "3.png")] == ["cat", "", ""]
+        assert (found.unmatched, found.ambiguous) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,23 @@ def test_a_table_in_another_encoding_is_refused_in_words() -> None:
 
 
 def test_an_ambiguous_base_name_says_nothing() -> None:
-    assert table("file_name,label\na/1.png,cat\nb/1.png,dog\n").label_of("c/1.png") == ""
+    folders = table("file_name,label\na/1.png,cat\nb/1.png,dog\n")
+    folders.match(["c/1.png"])
+    assert folders.label_of("c/1.png") == ""
+    assert folders.unmatched == ["a/1.png", "b/1.png"]
+
+
+def test_a_row_that_may_mean_several_files_labels_none_of_them() -> None:
+    bare = table("file_name,label\n1.png,cat\n2.png,dog\n")
+    bare.match(["x/1.png", "y/1.png", "y/2.png"])
+    assert [bare.label_of(file) for file in ("x/1.png", "y/1.png", "y/2.png")] == ["", "", "dog"]
+    assert bare.ambiguous == ["1.png"]
+
+
+def test_a_row_that_names_a_whole_path_means_that_file_alone() -> None:
+    exact = table("file_name,label\n1.png,cat\n")
+    exact.match(["1.png", "y/1.png"])
+    assert [exact.label_of(file) for file in ("1.png", "y/1.png")] == ["cat", ""]
 
 
 # --- rows ---

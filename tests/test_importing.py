@@ -97,7 +97,7 @@ def test_an_item_knows_its_bytes_its_size_and_where_it_came_from(project: Projec
     job = bring(project, alice, zipped({"deep/folder/1.png": content}))
     item = Item.objects.get(project=project)
     assert (item.width, item.height, item.size_bytes, item.mime) == (300, 300, len(content), "image/png")
-    assert item.source_name == "deep/folder/1.png" and item.uploader == alice and item.import_job == job
+    assert item.source_name == "folder/1.png" and item.uploader == alice and item.import_job == job
     assert stored(item) == content
     assert item.thumbnail_key.endswith(".webp") and default_storage.size(item.thumbnail_key) > 0
     assert item.state == "open"

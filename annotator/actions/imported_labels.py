@@ -41,6 +41,16 @@ class ImportedLabels:
         label = "".join(letter if letter.isprintable() else " " for letter in label)
         return " ".join(label.split())[: projects.NAME_AT_MOST].rstrip()
 
+    def match(self, files: list[SourceFile], report: Report) -> None:
+        """Find the files that the table means; rows that mean none, or several, are reported. Call it first."""
+        if self.table is None:
+            return
+        self.table.match(file.name for file in files)
+        for row in self.table.unmatched:
+            report.add("unlabelled", row, "the table names it; no file is called so")
+        for row in self.table.ambiguous:
+            report.add("unlabelled", row, "several files are called so; name the folder in the table too")
+
     @transaction.atomic
     def create_classes(self, files: list[SourceFile]) -> None:
         """Make the classes that are missing. Raises InvalidImport when there are absurdly many. Locks the project."""

@@ -210,6 +210,7 @@ class _Import:
     def take_all(self) -> None:
         images.quietly_allow_large_images()
         self.run.report(0.0, "reading the list of files", force=True)
+        self.labels.match(self.files, self.report)
         self.labels.create_classes(self.files)
         with ThreadPoolExecutor(THREADS) as self.threads:
             for batch in self._batches():

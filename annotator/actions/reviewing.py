@@ -157,6 +157,13 @@ def _settle(proposal: Proposal, item: Item, reviewer: User, verdict: str, value:
     return annotation.pk
 
 
+def decision_before(*, project: Project, reviewer: User, event_id: int) -> AuditEvent | None:
+    """This reviewer's last screenful before that one which still counts. Two queries."""
+    taken_back = AuditEvent.objects.filter(project=project, actor=reviewer, verb="took back a review")
+    decided = AuditEvent.objects.filter(project=project, actor=reviewer, verb="reviewed proposals", pk__lt=event_id)
+    return decided.exclude(pk__in=list(taken_back.values_list("detail__event", flat=True))).order_by("-pk").first()
+
+
 @transaction.atomic
 def undo_decision(*, project: Project, reviewer: User, event_id: int) -> int:
     """Take back a screenful this reviewer decided; how many decisions that was. Doing it twice takes back nothing.

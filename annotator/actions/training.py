@@ -2,8 +2,8 @@
 
 from django.contrib.auth.models import User
 
-from annotator import jobs
-from annotator.models import Annotation, AuditEvent, Job, Project
+from annotator import jobs, queries
+from annotator.models import AuditEvent, Job, Project
 
 
 def refit_when_due(*, project: Project) -> Job | None:
@@ -23,8 +23,7 @@ def refit_when_due(*, project: Project) -> Job | None:
             return None
         watermark = newest.result.get("watermark", 0)
     due = project.settings.answers_per_refit
-    since = Annotation.objects.filter(project=project, id__gt=watermark, source=Annotation.Source.PERSON)
-    if since[:due].count() < due:
+    if queries.answers_since(project, watermark)[:due].count() < due:
         return None
     return jobs.enqueue(project, Job.Kind.REFIT)
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -21,7 +21,10 @@ class LabelTable:
     def __init__(self, rows: Iterator[dict[str, Any]], name: str) -> None:
         """rows: as ``read_rows`` gives them. Raises InvalidImport for a file with two labels, or no usable column."""
         self.by_path: dict[str, str] = {}
-        self._by_base_name: dict[str, str | None] = {}  # None: several files of this name, so it says nothing
+        self._of_file: dict[str, str] = {}
+        # Rows that name no file, and rows that may mean several: nobody is labelled by guessing.
+        self.unmatched: list[str] = []
+        self.ambiguous: list[str] = []
         for number, row in enumerate(rows, start=1):
             path = clean_name(column(row, FILE_COLUMNS, name))
             label = column(row, LABEL_COLUMNS, name)
@@ -29,19 +32,37 @@ class LabelTable:
                 raise InvalidImport(
                     f"{name}, row {number}: {path} is labelled {label!r}, before that {self.by_path[path]!r}"
                 )
-        for path, label in self.by_path.items():
-            base_name = PurePosixPath(path).name
-            known = self._by_base_name.setdefault(base_name, label)
-            if known != label:
-                self._by_base_name[base_name] = None
+
+    def match(self, files: Iterable[str]) -> None:
+        """Find the file that each row means among these cleaned paths: by its path, or as the only one so called."""
+        base_names: dict[str, list[str]] = {}
+        for row in self.by_path:
+            base_names.setdefault(PurePosixPath(row).name, []).append(row)
+        meant: dict[str, list[str]] = {row: [] for row in self.by_path}
+        for file in dict.fromkeys(files):
+            meant_by = self._row_of(file, base_names)
+            if meant_by is not None:
+                meant[meant_by].append(file)
+        for row, found in meant.items():
+            if row in found:
+                found = [row]
+            if len(found) == 1:
+                self._of_file[found[0]] = self.by_path[row]
+        self.unmatched = [row for row, found in meant.items() if not found]
+        self.ambiguous = [row for row, found in meant.items() if len(found) > 1 and row not in found]
+
+    def _row_of(self, file: str, base_names: dict[str, list[str]]) -> str | None:
+        parts = file.split("/")
+        for start in range(len(parts)):
+            if (row := "/".join(parts[start:])) in self.by_path:
+                return row
+        # The table may name more leading folders than the source has.
+        rows = [row for row in base_names.get(parts[-1], []) if row.endswith(f"/{file}")]
+        return rows[0] if len(rows) == 1 else None
 
     def label_of(self, path: str) -> str:
-        """The label of the file with this cleaned path; empty when the table does not name it."""
-        parts = path.split("/")
-        for start in range(len(parts)):
-            if (label := self.by_path.get("/".join(parts[start:]))) is not None:
-                return label
-        return self._by_base_name.get(parts[-1]) or ""
+        """The label of the file with this cleaned path, after ``match``; empty when no row means it."""
+        return self._of_file.get(path, "")
 
 
 def read_rows(file: IO[bytes], name: str) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -136,10 +136,24 @@ def open_zip(file: IO[bytes], name: str) -> zipfile.ZipFile:
 
 
 def zip_files(archive: zipfile.ZipFile) -> Iterator[SourceFile]:
-    """Every file of the archive, in its order; each is read from the archive, none is written by its name."""
-    for entry in archive.infolist():
-        if not entry.is_dir():
-            yield SourceFile(clean_name(_zip_name(entry)), partial(_open_entry, archive, entry))
+    """Every file of the archive, in its order; each is read from the archive, none is written by its name.
+
+    One folder around everything else is left out, as it is when that folder itself is imported.
+    """
+    files = [
+        SourceFile(clean_name(_zip_name(entry)), partial(_open_entry, archive, entry))
+        for entry in archive.infolist()
+        if not entry.is_dir()
+    ]
+    wrapper = _wrapper([file.name for file in files if not file.is_ignored])
+    return (replace(file, name=file.name.removeprefix(wrapper)) for file in files)
+
+
+def _wrapper(names: list[str]) -> str:
+    """The folder, with its slash, around all others; empty where there is none: the only folder is a class."""
+    top = names[0].split("/")[0] + "/" if names else "/"
+    is_around = all(name.startswith(top) for name in names) and any(name.count("/") > 1 for name in names)
+    return top if is_around else ""
 
 
 def _zip_name(entry: zipfile.ZipInfo) -> str:

@@ -70,7 +70,7 @@ class ProjectSettings:
     propose_above: float = _setting(
         0.9,
         "Propose above",
-        "Only predictions at least this confident are put up for review.",
+        "Only predictions at least this confident are put up for review, once confidence is calibrated.",
         minimum=0.0,
         maximum=1.0,
     )

@@ -1,5 +1,6 @@
 """The import page: choose files, then watch what becomes of them."""
 
+import shlex
 from typing import Any
 
 from django.http import HttpResponse
@@ -76,6 +77,7 @@ def _context(membership: Membership) -> dict[str, Any]:
     return {
         "project": membership.project,
         "membership": membership,
+        "shell_name": shlex.quote(membership.project.name),
         "imports": [_report(job) for job in imports],
         "is_busy": any(not job.is_over for job in imports),
         "labels": importing.NO_LABELS,

@@ -97,7 +97,8 @@ def undo(request: PageRequest, project_id: int) -> HttpResponse:
         return _refused(request, membership, error)
     if not request.htmx:
         return _see_other(membership.project, {"class": request.POST.get("class", "")})
-    context = _context(membership, request.POST.get("class"))
+    before = reviewing.decision_before(project=membership.project, reviewer=request.user, event_id=event_id)
+    context = _context(membership, request.POST.get("class")) | {"decided": _counts(before) if before else None}
     return render(request, f"{TEMPLATE}#grid", context | {"undone": undone, "is_undone": True})
 
 
@@ -172,6 +173,10 @@ def _last_decision(request: HttpRequest, project: Project) -> dict[str, Any] | N
     event = AuditEvent.objects.filter(pk=int(raw), project=project, actor_id=request.user.pk).first()
     if event is None or "accepted" not in event.detail:
         return None
+    return _counts(event)
+
+
+def _counts(event: AuditEvent) -> dict[str, int]:
     counts = {name: event.detail.get(name, 0) for name in ("accepted", "rejected", "corrected")}
     return counts | {"event_id": event.pk}
 

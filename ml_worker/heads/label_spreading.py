@@ -46,11 +46,17 @@ class Head:
         self.scores: Floats = np.zeros((0, n_classes), np.float32)
 
     def fit(self, pool: Pool, rows: Rows, targets: Rows, weights: Floats) -> None:
-        """Spread the answers over the pool. A row answered twice counts with both."""
+        """Spread the answers over the pool; every class starts with the same mass. A row answered twice counts twice.
+
+        Answers are not a sample of the pool: a screenful of one class is accepted at a time. Unbalanced, the classes
+        accepted first would flow over the others: on the digits accuracy fell from 0.98 to 0.68 that way. On a pool
+        where the classes themselves are uneven, balanced starts were better too.
+        """
         if len(rows) == 0:
             raise ValueError("cannot fit a head on no answer")
         answers = np.zeros((len(pool), self.n_classes), np.float32)
-        np.add.at(answers, (rows, targets), weights)
+        mass = np.bincount(targets, weights=weights, minlength=self.n_classes)
+        np.add.at(answers, (rows, targets), weights / np.maximum(mass[targets], 1e-12))
         spread = graph(pool, self.neighbours).spread
         answers *= np.float32(1.0 - self.alpha)
         scores = answers

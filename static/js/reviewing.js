@@ -26,6 +26,32 @@ function classOf(button) {
   return button.value.split(":")[1];
 }
 
+// ---- seeing ---------------------------------------------------------------------------------------------------
+
+// Only what has been on the screen, clear of the bar below, is accepted; the key turns the page until all has been.
+const unseen = new Set();
+const observer = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    if (entry.isIntersecting && unseen.delete(entry.target)) observer.unobserve(entry.target);
+  }
+  count();
+}, { rootMargin: "0px 0px -72px 0px", threshold: 0.6 });
+
+function watchTiles() {
+  observer.disconnect();
+  unseen.clear();
+  for (const tile of tiles()) {
+    unseen.add(tile);
+    observer.observe(tile);
+  }
+}
+
+function turnPage() {
+  const next = tiles().find((tile) => unseen.has(tile));
+  next.scrollIntoView({ block: "start", behavior: "instant" });
+  shownSince = performance.now();
+}
+
 // ---- marks ----------------------------------------------------------------------------------------------------
 
 /** verdict: "right", "wrong", or the id of the class it is instead. */
@@ -57,6 +83,10 @@ function count() {
   const wrong = all.filter((tile) => boxOf(tile).checked).length;
   const text = document.getElementById("accept-text");
   if (!text) return;
+  if (unseen.size) {
+    text.textContent = `See ${unseen.size} more`;
+    return;
+  }
   const corrected = document.querySelectorAll(".tile.corrected").length;
   const parts = [`Accept ${all.length - wrong}`];
   if (wrong - corrected) parts.push(`send ${wrong - corrected} back`);
@@ -91,8 +121,9 @@ function readMarks() {
 async function submit(form, { isDecision }) {
   if (isSending) return;
   if (isDecision && performance.now() - shownSince < LOOK_AT_LEAST_MS) return;
-  const unseen = isDecision ? [...form.querySelectorAll(".tile img")].filter((picture) => !picture.complete).length : 0;
-  if (unseen) return notify(`${unseen} of the images are still loading; nobody has seen them yet.`);
+  if (isDecision && unseen.size) return turnPage();
+  const loading = isDecision ? [...form.querySelectorAll(".tile img")].filter((picture) => !picture.complete).length : 0;
+  if (loading) return notify(`${loading} of the images are still loading; nobody has seen them yet.`);
   isSending = true;
   form.classList.add("sending");
   const result = await send(form.action, new URLSearchParams(new FormData(form)), page);
@@ -245,6 +276,7 @@ function setUp() {
     if (verdict) judge(tile, verdict);
     else show(tile, null);
   }
+  watchTiles();
   showHelpButton();
   for (const hint of document.querySelectorAll(".scripted")) hint.hidden = false;
   count();

@@ -9,6 +9,9 @@ from django.core.management.base import BaseCommand, CommandError
 
 from annotator.actions import accounts
 
+# Written by `up` while it runs.
+ADDRESS_FILE = "address"
+
 
 class Command(BaseCommand):
     help = f"Print a link that logs this person in, once, within {accounts.LINK_HOURS} hours."
@@ -26,5 +29,16 @@ class Command(BaseCommand):
             raise CommandError(f"there is no account called {name!r}; --create makes one")
         if not user.is_active:
             raise CommandError(f"the account {name!r} is switched off")
+        self.stdout.write(f"{site_address()}{accounts.create_login_link(user)}")
+
+
+def site_address() -> str:
+    """Where people reach this Winnow: the proxy's address, else what the running `up` said, else the settings."""
+    proxied = [origin for origin in settings.CSRF_TRUSTED_ORIGINS if "*" not in origin]
+    if proxied:
+        return proxied[0].rstrip("/")
+    try:
+        return (settings.WINNOW_DATA / ADDRESS_FILE).read_text().strip()
+    except OSError:
         host = {"0.0.0.0": "127.0.0.1", "::": "localhost"}.get(settings.HOST, settings.HOST)
-        self.stdout.write(f"http://{host}:{settings.PORT}{accounts.create_login_link(user)}")
+        return f"http://{host}:{settings.PORT}"

@@ -25,6 +25,7 @@ from django.db import OperationalError, connections
 
 from annotator import embedded, environment
 from annotator.embedded import CannotStart, Postgres
+from annotator.management.commands.login_link import ADDRESS_FILE
 from annotator.supervisor import Child
 
 GRACE_S = {"web server": 3, "scheduler": 2, "worker": 5}  # in this order; what is not done by then is killed
@@ -129,6 +130,7 @@ class Up:
             way_in = f"Sign in as {owner.username}: {address}{settings.LOGIN_URL}"
         else:
             way_in = f"One-time login link: {address}{accounts.create_login_link(owner)}"
+        (settings.WINNOW_DATA / ADDRESS_FILE).write_text(address)
         lines = [f"Winnow is running at {address}/", way_in, f"Data folder: {settings.WINNOW_DATA}"]
         return "\n".join(["", *lines, "Ctrl-C stops everything.", ""])
 
@@ -151,6 +153,7 @@ class Up:
 
     def stop(self) -> None:
         """Stop the children and the database, in this order."""
+        (settings.WINNOW_DATA / ADDRESS_FILE).unlink(missing_ok=True)
         self.stopping_since = self.stopping_since or time.monotonic()
         for child in self.children:
             child.stop(GRACE_S[child.name], lambda: self.is_in_a_hurry)
