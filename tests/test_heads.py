@@ -168,3 +168,16 @@ def test_logistic_regression_settles_at_both_ends_of_its_parameter(inverse_penal
     pool = pool_of(rng.normal(size=(300, 64)))
     rows = list(range(200))
     fitted("logistic_regression", pool, rows, rng.integers(0, 10, 200), 10, inverse_penalty=inverse_penalty)
+
+
+def test_many_answers_of_one_class_do_not_drown_the_others() -> None:
+    """A screenful of one class is accepted at a time: a hundred answers here, three there."""
+    rng = np.random.default_rng(0)
+    centres = np.repeat([[0.0, 0.0], [2.2, 0.0], [1.1, 1.9]], 200, axis=0)
+    truth = np.repeat([0, 1, 2], 200)
+    pool = pool_of((centres + rng.normal(0, 0.6, (600, 2))).astype(np.float32))
+    rows = np.concatenate([np.arange(0, 150), [200, 210, 220], [400, 410, 420]])
+    head = heads.load("label_spreading")(3, neighbours=10, alpha=0.95)
+    head.fit(pool, rows, truth[rows], np.ones(len(rows), np.float32))
+    guesses = head.logits(pool).argmax(axis=1)
+    assert min((guesses[truth == each] == each).mean() for each in range(3)) > 0.85

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import uuid
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +15,7 @@ from django.core.files.storage import default_storage
 from PIL import Image
 
 from annotator import jobs, queries
-from annotator.actions import projects, queueing, training
+from annotator.actions import labeling, projects, queueing, training
 from annotator.models import Annotation, Item, Job, LabelClass, ModelVersion, Project, Proposal, QueueEntry, Split
 from ml_worker import embedding, fast_loop, refitting, snapshot, tasks
 
@@ -170,6 +172,32 @@ def test_after_answers_there_is_a_model_a_queue_and_proposals(
     assert set(pending.values_list("item__split", flat=True)) == {Split.POOL}
     right = [int(each.item.source_name) % 2 == (each.label_class_id == dog.pk) for each in pending]
     assert np.mean(right) >= 0.9
+
+
+def test_uncalibrated_proposals_are_a_screenful_shared_between_the_classes(
+    project: Project, pool: list[Item], label: Callable[[list[Item]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refitting, "UNCALIBRATED_AT_MOST", 10)
+    label(pool[:12])
+    refit(project)
+    assert not Proposal.objects.exists(), "twelve answers are too few to propose from"
+    label(pool[12:24])
+    model = refit(project)
+    assert model is not None and not model.is_calibrated
+    pending = Proposal.objects.filter(project=project, state=Proposal.State.PENDING)
+    assert sorted(Counter(pending.values_list("label_class_id", flat=True)).values()) == [5, 5]
+    assert model.metrics["proposals"]["above"] == pytest.approx(min(pending.values_list("confidence", flat=True)))
+
+
+def test_an_answer_taken_back_does_not_count_towards_the_next_model(
+    project: Project, pool: list[Item], label: Callable[[list[Item]], None], alice: User
+) -> None:
+    refit(project)
+    for _ in range(12):
+        label(pool[:1])
+        labeling.undo_last(project=project, annotator=alice, uuid=uuid.uuid4())
+    assert not Job.objects.filter(project=project, kind=Job.Kind.REFIT, state=Job.State.QUEUED).exists()
+    assert queries.label_progress(project, alice).until_refit == project.settings.answers_per_refit
 
 
 def test_audit_and_test_answers_are_never_learnt_from(

@@ -79,6 +79,7 @@ def test_the_loop(page: Page, site: RunningSite, digit_of: dict[bytes, int]) -> 
     before = site.query("SELECT count(*) FROM annotator_annotation")[0][0]
     shown = page.locator("[data-proposal]").count()
     assert shown
+    page.wait_for_timeout(700)  # longer than a key pressed twice
     page.keyboard.press("a")
     wait_until(
         lambda: site.query("SELECT count(*) FROM annotator_annotation")[0][0] == before + shown,

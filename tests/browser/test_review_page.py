@@ -104,6 +104,42 @@ def test_a_key_pressed_twice_does_not_accept_what_nobody_has_seen(
     assert states(proposals) == ["accepted"] * 6 + ["pending"] * 6
 
 
+def test_only_what_has_been_on_the_screen_is_accepted(
+    visit: Visit, project: Project, proposals: list[Proposal], carol: User
+) -> None:
+    page = visit(carol, f"/projects/{project.pk}/review/", viewport={"width": 390, "height": 500})
+    expect(page.locator("#accept-text")).to_contain_text("See ")
+    for _ in range(10):
+        wait_for_a_look(page, longer=True)
+        if "Accept" in page.locator("#accept-text").inner_text():
+            break
+        page.keyboard.press("a")
+        assert set(states(proposals)) == {"pending"}
+    expect(page.locator("#accept-text")).to_have_text("Accept 12")
+    page.keyboard.press("a")
+    expect_states(proposals, ["accepted"] * 12)
+
+
+def test_taking_back_goes_on_to_the_screenful_before(
+    visit: Visit, project: Project, proposals: list[Proposal], carol: User, dog: LabelClass
+) -> None:
+    Proposal.objects.filter(pk__in=[each.pk for each in proposals[6:]]).update(
+        label_class=dog, value={"class": dog.pk}
+    )
+    page = visit(carol, f"/projects/{project.pk}/review/")
+    wait_for_a_look(page)
+    page.keyboard.press("a")
+    expect(page.locator("#tiles")).to_have_attribute("aria-label", "Proposals for dog")
+    wait_for_a_look(page, longer=True)
+    page.keyboard.press("a")
+    expect_states(proposals, ["accepted"] * 12)
+    page.keyboard.press("z")
+    expect_states(proposals, ["accepted"] * 6 + ["pending"] * 6)
+    expect(page.locator("#decided-text")).to_have_text("Before that: 6 accepted.")
+    page.keyboard.press("z")
+    expect_states(proposals, ["pending"] * 12)
+
+
 def test_marks_outlive_a_failed_request_and_a_reload(
     grid: Page, proposals: list[Proposal], complaints: list[str]
 ) -> None:
@@ -150,7 +186,9 @@ def test_the_grid_works_without_scripts(
     assert states(proposals) == ["pending"] * 12
 
 
-def wait_for_a_look(page: Page) -> None:
-    """The pictures are there, as they are for a person before they decide."""
+def wait_for_a_look(page: Page, *, longer: bool = False) -> None:
+    """The pictures are there, as they are for a person before they decide. longer: than a key pressed twice takes."""
+    if longer:
+        page.wait_for_timeout(700)
     loaded = "[...document.querySelectorAll('.tile img')].every((picture) => picture.complete)"
     wait_until(lambda: page.evaluate(loaded), 5, "the pictures were there")
