@@ -1,15 +1,30 @@
 """The list of projects, making one, and the owner's settings, classes and members."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
+from django.utils import timezone
 
-from annotator.actions import projects
-from annotator.models import Item, LabelClass, Membership, Project, ProjectSettings, Role
+from annotator.actions import projects, proposing
+from annotator.errors import WinnowError
+from annotator.models import (
+    Item,
+    LabelClass,
+    Membership,
+    ModelVersion,
+    Project,
+    ProjectSettings,
+    Proposal,
+    Role,
+)
 
 Login = Callable[[User], Client]
 
@@ -295,6 +310,99 @@ def test_an_owner_who_steps_down_is_led_to_a_page_that_still_opens(
     )
     projects.set_member(project=project, actor=bob, username="alice", role=Role.OWNER)
     assert client.post(f"/projects/{project.pk}/members/", {"do": "remove", "user": alice.pk})["Location"] == "/"
+
+
+# --- two owners at once ---
+
+
+def test_a_setting_saved_meanwhile_is_not_overwritten(alice: User, project: Project) -> None:
+    stale = Project.objects.get()
+    projects.save_settings(project=project, actor=alice, raw={"answers_per_refit": 50}, name="Animals")
+    projects.save_settings(project=stale, actor=alice, raw={"queue_length": 30}, instructions="look closely")
+    stored = Project.objects.get()
+    assert (stored.name, stored.instructions) == ("Animals", "look closely")
+    assert (stored.settings.answers_per_refit, stored.settings.queue_length) == (50, 30)
+    assert (stale.name, stale.settings) == (stored.name, stored.settings)
+
+
+def test_a_class_renamed_meanwhile_keeps_its_name_when_it_is_archived_or_recoloured(
+    alice: User, project: Project, cat: LabelClass
+) -> None:
+    archiving, recolouring = LabelClass.objects.get(pk=cat.pk), LabelClass.objects.get(pk=cat.pk)
+    projects.update_class(label_class=cat, actor=alice, name="house cat")
+    projects.archive_class(label_class=archiving, actor=alice, archived=True)
+    projects.update_class(label_class=recolouring, actor=alice, colour="#123456")
+    stored = LabelClass.objects.get(pk=cat.pk)
+    assert (stored.name, stored.is_archived, stored.colour) == ("house cat", True, "#123456")
+
+
+def at_once(*changes: Callable[[], Any]) -> list[str]:
+    """Each change on a thread and a connection of its own; what each was refused with, or "done"."""
+    ready = threading.Barrier(len(changes))
+
+    def one(change: Callable[[], Any]) -> str:
+        try:
+            ready.wait()
+            change()
+        except WinnowError as error:
+            return error.message
+        finally:
+            connection.close()
+        return "done"
+
+    with ThreadPoolExecutor(len(changes)) as threads:
+        return list(threads.map(one, changes))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_classes_renamed_to_one_name_at_once_are_one_renamed_and_one_refused(
+    alice: User, project: Project, cat: LabelClass, dog: LabelClass
+) -> None:
+    for name in ("bird", "fish", "newt", "toad"):
+        said = at_once(
+            *(
+                partial(projects.update_class, label_class=each, actor=alice, name=name, shortcut=name[0])
+                for each in (cat, dog)
+            )
+        )
+        assert sorted(said) == ["done", f"there is already a class called {name!r}, perhaps among the archived ones"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_projects_made_of_one_name_at_once_are_one_made_and_one_refused(alice: User, bob: User) -> None:
+    for name in ("Birds", "Fishes", "Newts", "Toads"):
+        said = at_once(
+            *(
+                partial(projects.create_project, owner=owner, name=name, class_names=["x", "y"])
+                for owner in (alice, bob)
+            )
+        )
+        assert sorted(said) == ["done", f"there is already a project called {name!r}; choose another name"]
+
+
+# --- archiving and proposals ---
+
+
+def test_an_archived_class_takes_its_pending_proposals_along(
+    login: Login, alice: User, project: Project, cat: LabelClass, proposals: list[Proposal]
+) -> None:
+    other = proposals[0]
+    Proposal.objects.filter(pk=other.pk).update(state=Proposal.State.REJECTED, decided_at=timezone.now())
+    login(alice).post(f"/projects/{project.pk}/classes/", {"do": "archive", "class": cat.pk})
+    assert set(Proposal.objects.exclude(pk=other.pk).values_list("state", flat=True)) == {Proposal.State.WITHDRAWN}
+    assert Proposal.objects.get(pk=other.pk).state == Proposal.State.REJECTED
+
+
+def test_a_model_made_before_proposes_no_archived_class(
+    alice: User, project: Project, items: list[Item], model: ModelVersion, cat: LabelClass, dog: LabelClass
+) -> None:
+    projects.archive_class(label_class=cat, actor=alice, archived=True)
+    predictions = [
+        proposing.Predicted(item.pk, each.pk, 0.95, [(each.pk, 0.95)])
+        for item, each in zip(items[:2], (cat, dog), strict=True)
+    ]
+    assert proposing.store_proposals(project=project, model_version=model, predictions=predictions) == 1
+    assert Proposal.objects.get().label_class == dog
 
 
 # --- who may ---

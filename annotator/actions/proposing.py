@@ -34,7 +34,8 @@ def store_proposals(*, project: Project, model_version: ModelVersion, prediction
 
     A pending proposal of the same class stays the same row, with the new confidence and model version, so that a
     grid somebody is looking at stays true. One whose class changed, or that is no longer predicted, is withdrawn.
-    Items people have answered meanwhile get none. Takes the project's proposal lock; four statements.
+    Items people have answered meanwhile get none, nor do classes archived meanwhile. Takes the project's proposal
+    lock; four statements.
     """
     from psycopg.types.json import Jsonb
 
@@ -78,6 +79,7 @@ def store_proposals(*, project: Project, model_version: ModelVersion, prediction
             SELECT %s, n.item_id, %s, jsonb_build_object('class', n.class_id), n.class_id, n.confidence,
                    %s, n.short_list, 'pending', now()
             FROM predicted n JOIN annotator_item i ON i.id = n.item_id AND i.state = 'open'
+            JOIN annotator_labelclass c ON c.id = n.class_id AND NOT c.is_archived
             ON CONFLICT (item_id) WHERE state = 'pending' DO NOTHING
             """,
             [project.pk, model_version.pk, model_version.is_calibrated],

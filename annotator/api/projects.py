@@ -76,7 +76,7 @@ class OneClass(Endpoint):
     def patch(self, request: Request, project_id: int, class_id: int) -> Response:
         """Rename, recolour, describe, or give another key. Owners only."""
         label_class = _owned_class(request, project_id, class_id)
-        wanted = {"name": label_class.name, **read(shapes.ClassChange, request.data)}
+        wanted = read(shapes.ClassChange, request.data)
         label_class = actions.update_class(label_class=label_class, actor=person(request), **wanted)
         return Response(shapes.ClassShape(label_class).data)
 

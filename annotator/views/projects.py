@@ -1,13 +1,10 @@
 """The list of projects, making one, and an owner's three forms: settings, classes, members."""
 
-import hashlib
-import json
 from dataclasses import dataclass, fields
 from typing import Any
 
 from django.contrib import messages
-from django.contrib.auth.models import User
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -17,7 +14,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 from annotator import algorithms
 from annotator.access import OWN, get_membership
 from annotator.actions import projects
-from annotator.errors import Conflict, InvalidClass, InvalidSettings, NotFound, WinnowError
+from annotator.errors import InvalidClass, InvalidSettings, NotFound, WinnowError
 from annotator.models import Item, LabelClass, Membership, Project, ProjectSettings, Role, Split
 from annotator.views import PageRequest, page
 
@@ -54,23 +51,16 @@ def create(request: PageRequest) -> HttpResponse:
         return render(request, "project_form.html", {"posted": {}, "wrong": {}})
     posted = {name: request.POST.get(name, "") for name in ("name", "classes", "instructions")}
     try:
-        made = _create(request.user, posted)
-    except WinnowError as error:
-        wrong = error.fields or {"classes" if isinstance(error, InvalidClass) else "name": error.message}
-        return render(request, "project_form.html", {"posted": posted, "wrong": wrong}, status=error.status)
-    return _see_other(reverse("dashboard", args=[made.pk]))
-
-
-def _create(owner: User, posted: dict[str, str]) -> Project:
-    try:
-        return projects.create_project(
-            owner=owner,
+        made = projects.create_project(
+            owner=request.user,
             name=posted["name"],
             class_names=_lines(posted["classes"]),
             instructions=posted["instructions"],
         )
-    except IntegrityError:  # the name was free when it was looked up and taken when it was written
-        raise Conflict("somebody has just made a project of this name; choose another") from None
+    except WinnowError as error:
+        wrong = error.fields or {"classes" if isinstance(error, InvalidClass) else "name": error.message}
+        return render(request, "project_form.html", {"posted": posted, "wrong": wrong}, status=error.status)
+    return _see_other(reverse("dashboard", args=[made.pk]))
 
 
 def _lines(text: str) -> list[str]:
@@ -89,20 +79,14 @@ def settings(request: PageRequest, project_id: int) -> HttpResponse:
         name: value for name, value in raw.items() if name in request.POST or isinstance(_default(name), bool)
     }  # a box that is not ticked is not sent
     try:
-        if request.POST.get("seen", "") not in ("", fingerprint(project)):
-            raise Conflict(
-                "somebody else changed these settings since you opened the page. Yours are still in the form; "
-                "save again to replace theirs"
-            )
         projects.save_settings(
             project=project,
             actor=request.user,
             raw=raw,
             name=request.POST.get("name"),
             instructions=request.POST.get("instructions"),
+            seen=request.POST.get("seen", ""),
         )
-    except IntegrityError:
-        refused: WinnowError = Conflict("somebody has just given another project this name; choose another")
     except WinnowError as error:
         refused = error
     else:
@@ -116,12 +100,6 @@ def _default(name: str) -> Any:
     return next(each.default for each in fields(ProjectSettings) if each.name == name)
 
 
-def fingerprint(project: Project) -> str:
-    """What the settings form was filled from: another one on arrival means that somebody saved in between."""
-    seen = json.dumps([project.name, project.instructions, project.settings_json], sort_keys=True)
-    return hashlib.sha256(seen.encode()).hexdigest()[:16]
-
-
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def classes(request: PageRequest, project_id: int) -> HttpResponse:
@@ -131,11 +109,8 @@ def classes(request: PageRequest, project_id: int) -> HttpResponse:
     if request.method != "POST":
         return redirect(f"{here}#classes")
     try:
-        # Its own transaction: when a race ends in an IntegrityError, nothing of this request stays.
-        with transaction.atomic():
+        with transaction.atomic():  # of several new classes all or none
             anchor = _change_classes(request, membership.project)
-    except IntegrityError:
-        refused: WinnowError = Conflict("somebody changed the classes at the same moment; look and try again")
     except WinnowError as error:
         refused = error
     else:
@@ -162,13 +137,12 @@ def _change_classes(request: PageRequest, project: Project) -> str:
                 name: request.POST[name]
                 for name in ("name", "colour", "shortcut", "description")
                 if name in request.POST
-            }
-            | ({} if "name" in request.POST else {"name": label_class.name}),
+            },
         )
     elif do in ("archive", "restore"):
         projects.archive_class(label_class=label_class, actor=actor, archived=do == "archive")
     elif do in ("up", "down"):
-        projects.move_class(label_class=label_class, actor=actor, step=_step(project, label_class, do))
+        projects.move_class(label_class=label_class, actor=actor, up=do == "up")
     else:
         raise InvalidClass(f"{do[:40]!r} is not something to do with a class")
     return f"class-{label_class.pk}" if do in ("update", "up", "down") else "classes"
@@ -183,15 +157,6 @@ def _class(project: Project, raw: str) -> LabelClass:
 
 def _is_id(raw: str) -> bool:
     return raw.isascii() and raw.isdigit() and len(raw) <= 18
-
-
-def _step(project: Project, label_class: LabelClass, do: str) -> int:
-    """How many places to go so that the class passes its neighbour on the page, where archived ones are not seen."""
-    everybody = list(project.classes.all())
-    here = everybody.index(label_class)
-    beyond = everybody[:here][::-1] if do == "up" else everybody[here + 1 :]
-    away = next((index for index, each in enumerate(beyond, start=1) if not each.is_archived), 0)
-    return -away if do == "up" else away
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -290,7 +255,7 @@ def _settings_page(
     context = {
         "project": project,
         "membership": membership,
-        "seen": fingerprint(project),
+        "seen": projects.fingerprint(project),
         "values": values,
         "groups": form_fields(values, wrong),
         "wrong": wrong,
