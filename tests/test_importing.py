@@ -19,7 +19,7 @@ from django.test import Client
 from django.urls import reverse
 
 from annotator import jobs
-from annotator.actions import imported_labels, importing
+from annotator.actions import imported_labels, importing, projects, reviewing
 from annotator.actions.importing import audit_size
 from annotator.models import (
     Annotation,
@@ -300,6 +300,82 @@ def test_what_a_person_answered_is_not_overwritten(
     job = bring(project, alice, zipped({"dog/1.png": png(1)}), labels="from-folders")
     assert Annotation.objects.get().value == {"class": cat.pk}
     assert job.result["unlabelled"] == [{"name": "dog/1.png", "reason": "alice answered otherwise before"}]
+
+
+@pytest.mark.parametrize("kind", ["none_of_these", "label"])
+def test_what_another_person_answered_wins_over_an_import(
+    project: Project, alice: User, bob: User, cat: LabelClass, answer: Any, kind: str
+) -> None:
+    bring(project, alice, zipped({"dog/1.png": png(1)}))
+    item = Item.objects.get()
+    answer(bob, item, cat if kind == "label" else None, kind=kind)
+    job = bring(project, alice, zipped({"dog/1.png": png(1)}), labels="from-folders")
+    item.refresh_from_db()
+    assert item.state == ("labelled" if kind == "label" else "none_of_these")
+    assert Annotation.objects.get().annotator == bob
+    why = "bob answered otherwise before" if kind == "label" else "bob answered none of these"
+    assert job.result["unlabelled"] == [{"name": "dog/1.png", "reason": why}]
+    assert (job.result["labels"], job.result["new_labels"]) == (0, 0)
+
+
+def test_a_person_who_said_not_this_is_not_contradicted(
+    project: Project, alice: User, carol: User, cat: LabelClass, proposals: list[Proposal]
+) -> None:
+    proposal = next(each for each in proposals if each.value == {"class": cat.pk})
+    reviewing.decide(project=project, reviewer=carol, accepted=[], rejected=[proposal.pk])
+    number = int(proposal.item.source_name.removeprefix("image-").removesuffix(".png"))
+    job = bring(project, alice, zipped({"cat/x.png": png(number)}), labels="from-folders")
+    assert job.result["unlabelled"] == [{"name": "cat/x.png", "reason": "carol said that it is not this"}]
+    proposal.item.refresh_from_db()
+    assert proposal.item.state == "open"
+    job = bring(project, alice, zipped({"dog/x.png": png(number)}), labels="from-folders")
+    proposal.item.refresh_from_db()
+    assert job.result["new_labels"] == 1 and proposal.item.state == "labelled"
+
+
+@pytest.mark.parametrize("who", ["alice", "bob"])
+def test_a_skip_does_not_keep_a_label_out(
+    project: Project, alice: User, bob: User, answer: Any, who: str, dog: LabelClass
+) -> None:
+    bring(project, alice, zipped({"dog/1.png": png(1)}))
+    answer({"alice": alice, "bob": bob}[who], Item.objects.get())
+    job = bring(project, alice, zipped({"dog/1.png": png(1)}), labels="from-folders")
+    assert job.result["new_labels"] == 1 and Item.objects.get().state == "labelled"
+
+
+def test_the_label_of_an_earlier_import_stays(project: Project, alice: User, bob: User) -> None:
+    bring(project, alice, zipped({"dog/1.png": png(1)}), labels="from-folders")
+    Membership.objects.filter(user=bob).update(role=Role.OWNER)
+    job = bring(project, bob, zipped({"cat/1.png": png(1)}), labels="from-folders")
+    assert job.result["unlabelled"] == [{"name": "cat/1.png", "reason": "it came with another label before"}]
+    job = bring(project, bob, zipped({"dog/1.png": png(1)}), labels="from-folders")
+    assert (job.result["labels"], job.result["new_labels"]) == (1, 0) and Annotation.objects.count() == 1
+
+
+def test_classes_that_only_python_calls_equal_stay_apart(project: Project, alice: User) -> None:
+    for name in ("Masse", "Maße"):
+        projects.add_class(project=project, actor=alice, name=name)
+    files = {"Masse/1.png": png(1), "Maße/2.png": png(2), "STRASSE/3.png": png(3), "straße/4.png": png(4)}
+    job = bring(project, alice, zipped(files), labels="from-folders")
+    names = dict(project.classes.values_list("pk", "name"))
+    labels = {each.item.source_name: names[each.value["class"]] for each in Annotation.objects.all()}
+    assert labels == {name: name.split("/")[0] for name in files}
+    assert job.result["merged"] == []
+
+
+def test_labels_that_differ_in_capitals_go_into_one_class_and_are_named(
+    project: Project, alice: User, cat: LabelClass, login: Login
+) -> None:
+    projects.add_class(project=project, actor=alice, name="i")
+    files = {"CAT/1.png": png(1), "Emu/2.png": png(2), "emu/3.png": png(3), "\u0131/4.png": png(4)}
+    job = bring(project, alice, zipped(files), labels="from-folders")
+    assert job.state == Job.State.DONE, job.error
+    names = dict(project.classes.values_list("pk", "name"))
+    labels = {each.item.source_name: names[each.value["class"]] for each in Annotation.objects.all()}
+    assert labels == {"CAT/1.png": "cat", "Emu/2.png": "Emu", "emu/3.png": "Emu", "\u0131/4.png": "i"}
+    assert [each["name"] for each in job.result["merged"]] == ["CAT", "emu", "\u0131"]
+    assert "taken as the class cat" in job.result["merged"][0]["reason"]
+    assert b"taken as the class cat" in login(alice).get(reverse("import", args=[project.pk])).content
 
 
 def test_one_image_in_two_class_folders_is_reported(project: Project, alice: User) -> None:

@@ -10,8 +10,9 @@ class Report:
     """What became of the files: what a page and a command show, and ``Job.result`` keeps.
 
     labels: files whose label now stands, ``new_labels`` of them written by this attempt. refused: {name, reason} of
-    files that did not go in. ignored: litter of operating systems. unlabelled: labels that were not taken, with the
-    reason. Each lists LISTED_AT_MOST; the counts are of all.
+    files that did not go in. ignored: litter of operating systems. unlabelled: files whose labels were not taken, with
+    the reason. merged: labels that went into a class of a slightly different name. Each lists LISTED_AT_MOST; the
+    counts are of all.
     """
 
     files: int = 0
@@ -22,9 +23,11 @@ class Report:
     refused_count: int = 0
     ignored_count: int = 0
     unlabelled_count: int = 0
+    merged_count: int = 0
     refused: list[dict[str, str]] = field(default_factory=list)
     ignored: list[dict[str, str]] = field(default_factory=list)
     unlabelled: list[dict[str, str]] = field(default_factory=list)
+    merged: list[dict[str, str]] = field(default_factory=list)
     is_complete: bool = False
 
     def add(self, kind: str, name: str, reason: str) -> None:

@@ -2,12 +2,14 @@
 
 import io
 import uuid
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from django.contrib.auth.models import User
 from django.core.files.storage import default_storage
-from django.db import transaction
+from django.db import connection, transaction
 
 from annotator.actions import projects
 from annotator.actions.import_report import Report
@@ -30,7 +32,7 @@ class ImportedLabels:
         self.job, self.project = job, job.project
         self.actor = job.created_by or _first_owner(job.project)
         self.table = _label_table(job)
-        self.class_ids: dict[str, int] = {}  # by folded name
+        self.class_ids: dict[str, int] = {}  # by the label as it came
 
     def of(self, file: SourceFile) -> str:
         """The class name the file comes with, tidied; empty for none."""
@@ -52,49 +54,58 @@ class ImportedLabels:
             report.add("unlabelled", row, "several files are called so; name the folder in the table too")
 
     @transaction.atomic
-    def create_classes(self, files: list[SourceFile]) -> None:
-        """Make the classes that are missing. Raises InvalidImport when there are absurdly many. Locks the project."""
-        wanted = {label.casefold(): label for file in files if not file.is_ignored and (label := self.of(file))}
-        if wanted:  # another import may be making the same classes
-            Project.objects.select_for_update(no_key=True).get(pk=self.project.pk)
-        ids = {each.name.casefold(): each.pk for each in self.project.classes.all()}
-        missing = sorted(set(wanted) - set(ids))
+    def create_classes(self, files: list[SourceFile], report: Report) -> None:
+        """Make the classes that are missing, report the labels that go into a class of a slightly different name.
+
+        Raises InvalidImport when there are absurdly many. Locks the project.
+        """
+        wanted = sorted({label for file in files if not file.is_ignored and (label := self.of(file))})
+        if not wanted:
+            return
+        Project.objects.select_for_update(no_key=True).get(pk=self.project.pk)  # another import may make the same
+        ids = {each.name: each.pk for each in self.project.classes.all()}
+        named = _named_as(wanted, ids)
+        missing = [label for label in wanted if named[label] == label and label not in ids]
         if len(ids) + len(missing) > CLASSES_AT_MOST:
             raise InvalidImport(
-                f"{len(missing):,} new classes, as in {wanted[missing[0]]!r}: at most {CLASSES_AT_MOST:,} are taken;"
+                f"{len(missing):,} new classes, as in {missing[0]!r}: at most {CLASSES_AT_MOST:,} are taken;"
                 " are these really classes?"
             )
-        for folded in missing:
-            label_class = projects.add_class(project=self.project, actor=self.actor, name=wanted[folded])
-            ids[folded] = label_class.pk
-        self.class_ids = ids
+        for label in missing:
+            ids[label] = projects.add_class(project=self.project, actor=self.actor, name=label).pk
+        for label in wanted:
+            if named[label] != label:
+                report.add("merged", label, f"taken as the class {named[label]}; capital letters alone make no other")
+        self.class_ids = {label: ids[named[label]] for label in wanted}
 
     @transaction.atomic
     def store(self, labelled: dict[int, Taken], report: Report) -> None:
-        """Store the labels the files came with. What the same person answered before stays; locks the items."""
+        """Store the labels the files came with, wherever nobody has answered yet. Locks the items.
+
+        A label that came with another import stands in the way as an answer does: the first stays.
+        """
         if not labelled:
             return
         # Read before the answers: whoever labels the same items at this moment has then written them.
         items = list(Item.objects.select_for_update(no_key=True).filter(pk__in=labelled).order_by("pk"))
-        ends = {
-            each.item_id: each
-            for each in Annotation.objects.filter(
-                item_id__in=labelled, annotator_id=self.actor.pk, superseded_by__isnull=True
-            )
-        }
+        chain_ends: dict[int, list[Annotation]] = defaultdict(list)
+        for end in Annotation.objects.filter(item__in=items, superseded_by__isnull=True).select_related("annotator"):
+            chain_ends[end.item_id].append(end)
         new = []
         for item in items:
-            value = {"class": self.class_ids[labelled[item.pk].label.casefold()]}
-            end = ends.get(item.pk)
-            if end is None or end.kind == Annotation.Kind.RETRACTION:
-                new.append(self._annotation(item, value, end))
-            elif end.value != value or end.kind != Annotation.Kind.LABEL:
-                report.add("unlabelled", labelled[item.pk].name, f"{self.actor} answered otherwise before")
+            value = {"class": self.class_ids[labelled[item.pk].label]}
+            reasons = [why for end in chain_ends[item.pk] if (why := _contradiction(end, value))]
+            if reasons:
+                report.add("unlabelled", labelled[item.pk].name, "; ".join(reasons))
                 continue
             report.labels += 1
+            if not any(end.kind == Annotation.Kind.LABEL for end in chain_ends[item.pk]):
+                own = [end for end in chain_ends[item.pk] if end.annotator_id == self.actor.pk]
+                new.append(self._annotation(item, value, own[0] if own else None))
         Annotation.objects.bulk_create(new)
         report.new_labels += len(new)
         settled = [each.item_id for each in new]
+        # What labeling.state_of makes of any answers with a label among them.
         Item.objects.filter(pk__in=settled).update(state=Item.State.LABELLED)
         QueueEntry.objects.filter(item_id__in=settled).delete()
         pending = Proposal.objects.filter(item_id__in=settled, state=Proposal.State.PENDING)
@@ -111,6 +122,37 @@ class ImportedLabels:
             source=Annotation.Source.IMPORTED,
             supersedes=end,
         )
+
+
+def _named_as(labels: list[str], classes: Iterable[str]) -> dict[str, str]:
+    """The name of the class each label goes to: its own, an equal one among ``classes``, or an earlier label's.
+
+    Equal as the database compares: its constraint by lower case, projects.add_class by upper case. Python's own
+    folding calls more names equal than either, Masse and Maße for one, and would mix up two classes. One query.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT name, lower(name), upper(name) FROM unnest(%s::text[]) AS name", [[*labels, *classes]])
+        cases = {name: (("lower", lower), ("upper", upper)) for name, lower, upper in cursor.fetchall()}
+    known: dict[tuple[str, str], str] = {}
+    named = {}
+    for name in [*classes, *labels]:
+        equal = [known[case] for case in cases[name] if case in known]
+        named[name] = name if name in classes or not equal else equal[0]
+        for case in cases[name]:
+            known.setdefault(case, named[name])
+    return {label: named[label] for label in labels}
+
+
+def _contradiction(end: Annotation, value: dict[str, Any]) -> str:
+    """Why this label must not go beside this current answer, in words; empty when it may. A skip is no answer."""
+    if end.kind == Annotation.Kind.NONE_OF_THESE:
+        return f"{end.annotator} answered none of these"
+    if end.kind == Annotation.Kind.REJECTION and end.value == value:
+        return f"{end.annotator} said that it is not this"
+    if end.kind == Annotation.Kind.LABEL and end.value != value:
+        is_imported = end.source == Annotation.Source.IMPORTED
+        return "it came with another label before" if is_imported else f"{end.annotator} answered otherwise before"
+    return ""
 
 
 def _first_owner(project: Project) -> User:

@@ -211,7 +211,7 @@ class _Import:
         images.quietly_allow_large_images()
         self.run.report(0.0, "reading the list of files", force=True)
         self.labels.match(self.files, self.report)
-        self.labels.create_classes(self.files)
+        self.labels.create_classes(self.files, self.report)
         with ThreadPoolExecutor(THREADS) as self.threads:
             for batch in self._batches():
                 self._take(batch)
@@ -285,9 +285,9 @@ class _Import:
             self.report.add("refused", taken.name, self.bad[taken.sha256])
             return
         self.report.duplicates += 1
-        if taken.label != self.seen[taken.sha256]:
-            first = self.seen[taken.sha256] or "no label"
-            self.report.add("unlabelled", taken.name, f"the same image came with {first}")
+        first = self.seen[taken.sha256]
+        if self.labels.class_ids.get(taken.label) != self.labels.class_ids.get(first):
+            self.report.add("unlabelled", taken.name, f"the same image came with {first or 'no label'}")
 
     def _check(self, batch: list[Taken]) -> list[tuple[Taken, Inspected]]:
         """Those that are images, written to storage."""

@@ -88,7 +88,9 @@ def _report(job: Job) -> dict[str, Any]:
     """One import with the lists that the page has room for."""
     names = [upload["name"] for upload in job.parameters.get("uploads", [])] or [job.parameters.get("path", "")]
     shown = {
-        kind: job.result.get(kind, [])[:REFUSED_SHOWN] for kind in ("refused", "unlabelled") if job.result.get(kind)
+        kind: job.result.get(kind, [])[:REFUSED_SHOWN]
+        for kind in ("refused", "unlabelled", "merged")
+        if job.result.get(kind)
     }
     more = {kind: job.result.get(f"{kind}_count", 0) - len(listed) for kind, listed in shown.items()}
     return {"job": job, "source": names[0], "others": len(names) - 1, "shown": shown, "more": more}

@@ -71,7 +71,7 @@ class Command(BaseCommand):
             raise CommandError("stopped; what is in stays in, and the same command again brings the rest") from None
 
     def _tell(self, report: dict[str, Any]) -> None:
-        for kind, title in (("refused", "refused"), ("unlabelled", "label not taken")):
+        for kind, title in (("refused", "refused"), ("unlabelled", "label not taken"), ("merged", "label")):
             for each in report[kind]:
                 self.stderr.write(f"{title}: {each['name']}: {each['reason']}")
         self.stdout.write(
