@@ -17,10 +17,10 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("source", help="'digits', or a folder or zip of class folders")
-        parser.add_argument("--encoder", default=algorithms.DEFAULTS["encoder"])
-        parser.add_argument("--head", default=algorithms.DEFAULTS["head"])
+        parser.add_argument("--encoder", default=algorithms.DEFAULTS["encoder"], help=_names("encoder"))
+        parser.add_argument("--head", default=algorithms.DEFAULTS["head"], help=_names("head"))
         parser.add_argument("--trainer", default="none")
-        parser.add_argument("--acquisition", default=algorithms.DEFAULTS["acquisition"], help="names, comma between")
+        parser.add_argument("--acquisition", default=algorithms.DEFAULTS["acquisition"], help="comma between: " + _names("acquisition"))
         parser.add_argument("--budget", type=int, default=100, help="answers in all, audit answers counted")
         parser.add_argument("--batch", type=int, default=10, help="answers between two refits")
         parser.add_argument("--seeds", type=int, default=3, help="how many runs, each with its own test split")
@@ -53,6 +53,10 @@ class Command(BaseCommand):
                 fresh.replace(target)
             except OSError as error:
                 raise CommandError(f"{target} cannot be written: {error.strerror}") from error
+
+
+def _names(kind: str) -> str:
+    return ", ".join(algorithm.name for algorithm in algorithms.catalogue(kind))
 
 
 def _plan(options: dict[str, Any]) -> dict[str, Any]:
