@@ -400,14 +400,33 @@ def test_the_command_refuses_in_one_sentence(project: Project, tmp_path: Path, a
     assert not list(tmp_path.glob("*.csv"))
 
 
-def test_a_missing_image_leaves_no_half_file(
+def test_a_missing_image_is_named_and_the_others_are_there(
     project: Project, items: list[Item], answer: Answer, bob: User, cat: LabelClass, tmp_path: Path
 ) -> None:
+    for item in items[:3]:
+        answer(bob, item, cat)
+    default_storage.delete(items[1].storage_key)
+    said, complaints = io.StringIO(), io.StringIO()
+    out = str(tmp_path / "x.zip")
+    call_command("export_dataset", "Pets", out, "--format", "folder", stdout=said, stderr=complaints)
+    archive = zipfile.ZipFile(out)
+    assert archive.testzip() is None
+    images = ["cat/image-0.png", "cat/image-2.png"]
+    assert archive.namelist() == [*images, "labels.csv", "classes.txt", "problems.txt"]
+    rows = list(csv.DictReader(io.StringIO(archive.read("labels.csv").decode())))
+    assert [row["path"] for row in rows] == [images[0], "", images[1]]
+    assert "3 rows" in said.getvalue()
+    for told in (complaints.getvalue(), archive.read("problems.txt").decode()):
+        assert f"image-1.png (item {items[1].pk}) is not in this zip: No such file" in told
+
+
+def test_a_class_renamed_before_the_first_piece_is_called_by_its_new_name(
+    project: Project, items: list[Item], answer: Answer, bob: User, cat: LabelClass
+) -> None:
     answer(bob, items[0], cat)
-    default_storage.delete(items[0].storage_key)
-    with pytest.raises(CommandError, match="cannot write"):
-        call_command("export_dataset", "Pets", str(tmp_path / "x.zip"), "--format", "folder")
-    assert not list(tmp_path.glob("*x.zip*"))
+    pieces = exporting.export(project=project, format_name="folder", include=["human"])
+    LabelClass.objects.filter(pk=cat.pk).update(name="tiger")
+    assert zipfile.ZipFile(io.BytesIO(b"".join(pieces))).namelist()[0] == "tiger/image-0.png"
 
 
 def test_a_model_that_corrects_nothing_is_not_named(mixed: Project, model: ModelVersion) -> None:

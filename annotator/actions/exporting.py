@@ -76,15 +76,23 @@ def clean_include(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def export(
-    *, project: Project, format_name: str, include: Iterable[str], counts: Counter[str] | None = None
+    *,
+    project: Project,
+    format_name: str,
+    include: Iterable[str],
+    counts: Counter[str] | None = None,
+    problems: list[str] | None = None,
 ) -> Iterator[bytes]:
     """The file in pieces, made while it is read. ``counts`` receives the number of rows by origin.
 
+    problems: receives a sentence for each image that a folder export had to leave out; its row is there all the same.
     Checked at once, written later: raises InvalidExport before the first piece is asked for.
     """
     format_name, include = clean_format(format_name), clean_include(include)
     counted = _counted(_kept(project, include), Counter() if counts is None else counts)
-    return _in_one_snapshot(_WRITERS[format_name](project, counted))
+    if format_name == "folder":
+        return _in_one_snapshot(_write_folder(project, counted, [] if problems is None else problems))
+    return _in_one_snapshot(_ROW_WRITERS[format_name](row for _, row in counted))
 
 
 def row_counts(project: Project) -> Counter[str]:
@@ -102,27 +110,19 @@ def file_name(project: Project, format_name: str) -> str:
     return class_folders.safe_name(project.name).replace(" ", "-").lower() + FORMATS[format_name].suffix
 
 
-def _write_csv(project: Project, rows: Iterator[tuple[Item, Row]]) -> Iterator[bytes]:
-    return csv_rows.write(row for _, row in rows)
+_ROW_WRITERS: dict[str, Callable[[Iterable[Row]], Iterator[bytes]]] = {
+    "csv": csv_rows.write,
+    "jsonl": jsonl_rows.write,
+}
 
 
-def _write_jsonl(project: Project, rows: Iterator[tuple[Item, Row]]) -> Iterator[bytes]:
-    return jsonl_rows.write(row for _, row in rows)
-
-
-def _write_folder(project: Project, rows: Iterator[tuple[Item, Row]]) -> Iterator[bytes]:
+def _write_folder(project: Project, rows: Iterator[tuple[Item, Row]], problems: list[str]) -> Iterator[bytes]:
+    # A generator, so that the names are read in the snapshot of the rows: a class may be renamed before that.
+    classes = [label_class.name for label_class in project.classes.all()]
     images = (
         class_folders.ImageRow(row, item.mime, partial(default_storage.open, item.storage_key)) for item, row in rows
     )
-    classes = [label_class.name for label_class in project.classes.all()]
-    return class_folders.write(images, classes)
-
-
-_WRITERS: dict[str, Callable[[Project, Iterator[tuple[Item, Row]]], Iterator[bytes]]] = {
-    "csv": _write_csv,
-    "jsonl": _write_jsonl,
-    "folder": _write_folder,
-}
+    yield from class_folders.write(images, classes, problems)
 
 
 def _in_one_snapshot(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -1,9 +1,11 @@
 """A zip with one folder for each class, written while it is sent: only one image is in memory at a time.
 
 Folder and file names are made safe for every operating system; what would then collide is told apart. ``labels.csv``
-at the end holds the true names and everything else that is known, with the path in the zip as its last column.
+at the end holds the true names and everything else that is known, with the path in the zip as its last column. The
+path of an image that is missing from storage is empty, and ``problems.txt`` says why.
 """
 
+import contextlib
 import csv
 import io
 import re
@@ -23,6 +25,7 @@ NOT_A_CLASS = (NONE_OF_THESE, UNLABELLED)
 
 MANIFEST = "labels.csv"
 CLASSES = "classes.txt"
+PROBLEMS = "problems.txt"
 _SUFFIXES = {
     "image/png": (".png",),
     "image/jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -69,19 +72,33 @@ def folder_names(classes: Iterable[str]) -> dict[str, str]:
     return folders
 
 
-def write(images: Iterable[ImageRow], classes: list[str]) -> Iterator[bytes]:
-    """The zip in pieces. classes: every class name of the rows, in the project's order, which classes.txt keeps."""
+def write(images: Iterable[ImageRow], classes: list[str], problems: list[str] | None = None) -> Iterator[bytes]:
+    """The zip in pieces. classes: every class name of the rows, in the project's order, which classes.txt keeps.
+
+    problems: receives a sentence for each image that could not be opened.
+    """
+    problems = [] if problems is None else problems
     pipe = _Pipe()
     folders = folder_names(classes)
     taken: set[int] = set()  # hashes: a false alarm only makes a name longer
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as archive, tempfile.TemporaryFile() as manifest:
         manifest.write(_line([*COLUMNS, "path"]))
         for image in images:
-            path = _path(image, folders, taken)
-            with archive.open(_entry(path), "w", force_zip64=True) as target, image.open() as source:
-                while chunk := source.read(_CHUNK):
-                    target.write(chunk)
-                    yield pipe.taken()
+            path = ""
+            # Opened before its entry begins: an entry once begun cannot be taken back.
+            with contextlib.ExitStack() as stack:
+                try:
+                    source = stack.enter_context(image.open())
+                    chunk = source.read(_CHUNK)
+                except OSError as error:
+                    problems.append(_problem(image.row, error))
+                else:
+                    path = _path(image, folders, taken)
+                    with archive.open(_entry(path), "w", force_zip64=True) as target:
+                        while chunk:
+                            target.write(chunk)
+                            yield pipe.taken()
+                            chunk = source.read(_CHUNK)
             manifest.write(_line([*csv_rows.cells(image.row), csv_rows.guarded(path)]))
         manifest.seek(0)
         with archive.open(_entry(MANIFEST), "w", force_zip64=True) as target:
@@ -89,7 +106,13 @@ def write(images: Iterable[ImageRow], classes: list[str]) -> Iterator[bytes]:
                 target.write(chunk)
                 yield pipe.taken()
         archive.writestr(_entry(CLASSES), "".join(f"{' '.join(name.split())}\n" for name in classes))
+        if problems:
+            archive.writestr(_entry(PROBLEMS), "".join(f"{problem}\n" for problem in problems))
     yield pipe.taken()
+
+
+def _problem(row: Row, error: OSError) -> str:
+    return f"{row.file_name} (item {row.item_id}) is not in this zip: {error.strerror or error}"
 
 
 def _path(image: ImageRow, folders: dict[str, str], taken: set[int]) -> str:

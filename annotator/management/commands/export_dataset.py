@@ -37,9 +37,14 @@ class Command(BaseCommand):
         if project is None:
             raise CommandError(f"there is no project {options['project']!r}")
         counts: Counter[str] = Counter()
+        problems: list[str] = []
         try:
             pieces = exporting.export(
-                project=project, format_name=options["format"], include=options["include"].split(","), counts=counts
+                project=project,
+                format_name=options["format"],
+                include=options["include"].split(","),
+                counts=counts,
+                problems=problems,
             )
         except WinnowError as error:
             raise CommandError(error.message) from None
@@ -49,6 +54,8 @@ class Command(BaseCommand):
             tell = self.stderr
         else:
             write_whole(Path(out), pieces)
+        for problem in problems:
+            self.stderr.write(problem)
         rows = sum(counts.values())
         if options["json"]:
             report = {"project": project.pk, "format": options["format"], "rows": rows, "by_origin": dict(counts)}
