@@ -1,7 +1,9 @@
 """Images come in: once each, checked, with the audit sample drawn fairly, whatever happens on the way."""
 
+import errno
 import io
 import json
+import os
 import threading
 import zipfile
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from django.urls import reverse
 from annotator import jobs
 from annotator.actions import imported_labels, importing, projects, reviewing
 from annotator.actions.importing import audit_size
+from annotator.formats import sources
 from annotator.models import (
     Annotation,
     Item,
@@ -34,6 +37,8 @@ from annotator.models import (
     Role,
     Split,
 )
+from annotator.storage import AtomicFileStorage
+from annotator.views import uploads
 from ml_worker.tasks import run_job
 from tests.cast import png
 
@@ -519,6 +524,78 @@ def test_nothing_is_left_of_an_upload_that_was_refused(
     assert response.status_code == 422
     assert b"choose the CSV" in response.content.replace(b"Choose", b"choose")
     assert not list(settings.FILE_UPLOAD_TEMP_DIR.iterdir())
+
+
+def test_an_upload_is_moved_into_storage_and_not_copied(
+    project: Project, alice: User, login: Login, tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.FILE_UPLOAD_TEMP_DIR = tmp_path / "spool"
+    settings.FILE_UPLOAD_TEMP_DIR.mkdir()
+    monkeypatch.setattr(uploads.ArrivedFile, "chunks", None)  # whoever copies reads these
+    for address in (reverse("import", args=[project.pk]), f"/api/v1/projects/{project.pk}/imports/"):
+        assert login(alice).post(address, {"files": [upload(), upload("1.png", png(1))]}).status_code in (303, 202)
+        assert not list(settings.FILE_UPLOAD_TEMP_DIR.iterdir())
+        job = Job.objects.order_by("-pk")[0]
+        assert [each["is_zip"] for each in job.parameters["uploads"]] == [True, False]
+        for each in job.parameters["uploads"]:
+            assert Path(default_storage.path(each["key"])).stat().st_mode & 0o777 == 0o644
+        run_job(job.pk)
+        job.refresh_from_db()
+        assert job.state == Job.State.DONE, job.error
+
+
+def test_an_upload_from_another_disk_is_copied(
+    project: Project, alice: User, login: Login, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def other_disk(self: Path, target: Path) -> Path:
+        if self.name.startswith("upload-"):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", other_disk)
+    login(alice).post(reverse("import", args=[project.pk]), {"files": [upload()]})
+    key = Job.objects.get().parameters["uploads"][0]["key"]
+    with default_storage.open(key) as file:
+        assert sources.is_zip(file)
+
+
+@pytest.mark.parametrize("when", ["it arrives", "it is stored"])
+@pytest.mark.parametrize("face", ["page", "api"])
+def test_a_full_disk_is_refused_in_words_and_leaves_nothing(
+    project: Project, alice: User, login: Login, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: Any,
+    when: str, face: str,
+) -> None:  # fmt: skip
+    settings.FILE_UPLOAD_TEMP_DIR = tmp_path / "spool"
+    settings.FILE_UPLOAD_TEMP_DIR.mkdir()
+    save, saved = AtomicFileStorage._save, []
+
+    def full(self: Any, name: str, content: Any) -> str:
+        saved.append(name)
+        if len(saved) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(self, name, content)
+
+    class FullDisk(io.BytesIO):
+        def write(self, *_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def open_full(handle: int, mode: str) -> FullDisk:
+        os.close(handle)
+        return FullDisk()
+
+    if when == "it arrives":
+        monkeypatch.setattr(uploads.os, "fdopen", open_full)
+    else:
+        monkeypatch.setattr(AtomicFileStorage, "_save", full)
+    page = reverse("import", args=[project.pk])
+    address = page if face == "page" else f"/api/v1/projects/{project.pk}/imports/"
+    response = login(alice).post(address, {"files": [upload(), upload()]})
+    assert response.status_code == 422 and b"No space left on device" in response.content
+    assert (face == "api") == response.headers["Content-Type"].startswith("application/json")
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not left and not Job.objects.exists()
 
 
 def test_an_empty_form_says_what_is_missing(project: Project, alice: User, login: Login) -> None:

@@ -55,7 +55,7 @@ def start_upload_import(
     labels: str = NO_LABELS,
     label_table: File | None = None,
 ) -> Job:
-    """A waiting import of uploaded zips and images, which now lie in storage. Raises InvalidImport.
+    """A waiting import of uploaded zips and images, which now lie in storage. Raises InvalidImport, keeping nothing.
 
     labels: ``none``, ``from-folders``, or ``table`` with ``label_table``, a CSV or JSON Lines file.
     """
@@ -63,9 +63,15 @@ def start_upload_import(
         raise InvalidImport("choose at least one image or zip file", fields={"files": "nothing was chosen"})
     parameters: dict[str, Any] = {"labels": _clean_labels(labels, label_table)}
     folder = f"uploads/{project.pk}/{uuid.uuid4().hex}"
-    if label_table is not None and labels == FROM_TABLE:
-        parameters["table"] = _stored(label_table, f"{folder}/table")
-    parameters["uploads"] = [_stored(each, f"{folder}/{number}") for number, each in enumerate(uploads)]
+    parameters["uploads"] = []
+    try:
+        if label_table is not None and labels == FROM_TABLE:
+            parameters["table"] = _stored(label_table, f"{folder}/table")
+        for number, each in enumerate(uploads):
+            parameters["uploads"].append(_stored(each, f"{folder}/{number}"))
+    except OSError as error:
+        _delete_uploads(parameters)
+        raise no_room(error) from None
     with transaction.atomic():
         names = [each["name"] for each in parameters["uploads"]]
         AuditEvent.objects.create(
@@ -75,6 +81,11 @@ def start_upload_import(
             detail={"files": len(names), "names": names[:10]},
         )
         return jobs.enqueue(project, Job.Kind.IMPORT, parameters=parameters, created_by=actor)
+
+
+def no_room(error: OSError) -> InvalidImport:
+    """The refusal of files that could not be written down."""
+    return InvalidImport(f"the files could not be stored ({error.strerror or error}); is the disk full?")
 
 
 def _clean_labels(labels: str, label_table: Any) -> str:
@@ -346,10 +357,14 @@ def _finish(job: Job, report: Report) -> None:
 
 def _remove_uploads(job: Job) -> None:
     """What was uploaded is in the items now, or could not be read."""
-    table = job.parameters.get("table")
-    for upload in [*job.parameters.get("uploads", []), *([table] if table else [])]:
-        default_storage.delete(upload["key"])
+    _delete_uploads(job.parameters)
     Job.objects.filter(pk=job.pk).update(parameters=job.parameters | {"is_tidy": True})
+
+
+def _delete_uploads(parameters: dict[str, Any]) -> None:
+    table = parameters.get("table")
+    for upload in [*parameters.get("uploads", []), *([table] if table else [])]:
+        default_storage.delete(upload["key"])
 
 
 def _remove_leftovers(project: Project) -> None:

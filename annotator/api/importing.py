@@ -1,5 +1,8 @@
 """Images come in."""
 
+from typing import Any
+
+from django.http import HttpRequest
 from drf_spectacular.utils import extend_schema
 from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
@@ -10,11 +13,18 @@ from annotator.access import OWN
 from annotator.actions import importing
 from annotator.api import shapes
 from annotator.api.endpoint import Endpoint, person, read
+from annotator.views.uploads import ClosingUploadHandler
 
 
 @extend_schema(tags=["import"])
 class Imports(Endpoint):
     parser_classes = (MultiPartParser,)
+
+    def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
+        """Before anything reads the body: the session's CSRF check does so first."""
+        request.upload_handlers = [ClosingUploadHandler(request)]
+        answer: Request = super().initialize_request(request, *args, **kwargs)
+        return answer
 
     @extend_schema(request=shapes.NewImport, responses={202: shapes.JobShape})
     def post(self, request: Request, project_id: int) -> Response:

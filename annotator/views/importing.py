@@ -55,9 +55,6 @@ def _show(request: PageRequest, membership: Membership) -> HttpResponse:
         )
     except InvalidImport as error:
         return _refused(request, membership, error, labels)
-    except OSError as error:
-        why = InvalidImport(f"the files could not be stored ({error.strerror or error}); is the disk full?")
-        return _refused(request, membership, why, labels)
     response = redirect(reverse("import", args=[membership.project_id]))
     response.status_code = 303
     return response

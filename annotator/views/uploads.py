@@ -3,6 +3,7 @@
 Django's own handler keeps every file of a request open to its end, and a process may have about a thousand open.
 """
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import IO, Any, Self
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
+
+from annotator.actions.importing import no_room
 
 
 class ArrivedFile(UploadedFile):
@@ -42,7 +45,7 @@ class ArrivedFile(UploadedFile):
 
 
 class ClosingUploadHandler(FileUploadHandler):
-    """Writes each file to FILE_UPLOAD_TEMP_DIR and closes it."""
+    """Writes each file to FILE_UPLOAD_TEMP_DIR and closes it. Raises InvalidImport where there is no room for it."""
 
     def __init__(self, request: Any = None) -> None:
         super().__init__(request)
@@ -50,20 +53,33 @@ class ClosingUploadHandler(FileUploadHandler):
 
     def new_file(self, *args: Any, **kwargs: Any) -> None:
         super().new_file(*args, **kwargs)
-        handle, path = tempfile.mkstemp(prefix="upload-", dir=settings.FILE_UPLOAD_TEMP_DIR)
+        try:
+            handle, path = tempfile.mkstemp(prefix="upload-", dir=settings.FILE_UPLOAD_TEMP_DIR)
+        except OSError as error:
+            raise no_room(error) from None
         self._path, self._writing = Path(path), os.fdopen(handle, "wb")
 
     def receive_data_chunk(self, raw_data: bytes, start: int) -> None:
         assert self._writing is not None
-        self._writing.write(raw_data)
+        try:
+            self._writing.write(raw_data)
+        except OSError as error:
+            self.upload_interrupted()
+            raise no_room(error) from None
 
     def file_complete(self, file_size: int) -> ArrivedFile:
         assert self._writing is not None
-        self._writing.close()
+        try:
+            self._writing.close()  # writes what is left
+        except OSError as error:
+            self.upload_interrupted()
+            raise no_room(error) from None
         self._writing = None
         return ArrivedFile(self._path, self.file_name or "unnamed", file_size, self.content_type)
 
     def upload_interrupted(self) -> None:
         if self._writing is not None:
-            self._writing.close()
+            with contextlib.suppress(OSError):
+                self._writing.close()
+            self._writing = None
             self._path.unlink(missing_ok=True)
