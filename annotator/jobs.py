@@ -29,7 +29,11 @@ from annotator.models import Job, Project
 logger = logging.getLogger(__name__)
 
 RUN_JOB = "ml_worker.tasks.run_job"
+# A job is given up when it was interrupted this often in a row without getting further than before. A restart of the
+# machine is no fault of the job's; one that dies at the same place each time is.
 MAX_ATTEMPTS = 3
+FURTHER = 0.01
+INTERRUPTED = "interrupted"  # the parameter in which ``tend`` keeps the count
 LOG_TAIL_LINES = 40
 # Any number, the same in every process: the advisory lock a living worker holds.
 WORKER_SIGN = 0x77696E6E
@@ -217,18 +221,27 @@ def tend() -> None:
 def _pick_up(job: Job) -> None:
     """Queue a silent job again, or give it up after MAX_ATTEMPTS; names the old state so that two tenders agree."""
     silent = Job.objects.filter(pk=job.pk, state=Job.State.RUNNING, attempt=job.attempt, heartbeat_at=job.heartbeat_at)
+    before = job.parameters.get(INTERRUPTED, {"progress": 0.0, "in_vain": 0})
+    has_grown = job.progress >= before["progress"] + FURTHER
+    in_vain = 0 if has_grown else before["in_vain"] + 1
     if job.cancel_requested:
         silent.update(state=Job.State.CANCELLED, finished_at=timezone.now(), message="cancelled")
-    elif job.attempt >= MAX_ATTEMPTS:
+    elif in_vain >= MAX_ATTEMPTS:
         silent.update(
             state=Job.State.FAILED,
             finished_at=timezone.now(),
-            error=f"the worker stopped {job.attempt} times in the middle of this job; it may be out of memory",
+            error=f"the worker stopped {in_vain} times at the same place of this job; it may be out of memory",
         )
     else:
+        furthest = max(job.progress, before["progress"])
+        counted = job.parameters | {INTERRUPTED: {"progress": furthest, "in_vain": in_vain}}
         try:
             with transaction.atomic():
-                silent.update(state=Job.State.QUEUED, message="the worker stopped; starting again where it was")
+                silent.update(
+                    state=Job.State.QUEUED,
+                    message="the worker stopped; starting again where it was",
+                    parameters=counted,
+                )
         except IntegrityError:  # a newer one of this coalesced kind already waits and will do the same work
             silent.update(
                 state=Job.State.CANCELLED,

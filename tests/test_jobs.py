@@ -193,6 +193,23 @@ def test_a_job_that_kills_its_worker_is_given_up_with_a_reason(refit: Job) -> No
     assert "stopped 3 times" in refit.error
 
 
+def test_a_job_that_gets_further_each_time_is_not_given_up(refit: Job) -> None:
+    for number in range(1, 3 * jobs.MAX_ATTEMPTS):
+        jobs.Run(claimed(refit)).report(number / 20, force=True)
+        silence(refit)
+        jobs.tend()
+        refit.refresh_from_db()
+        assert refit.state == Job.State.QUEUED
+    # From here on it gets no further: it starts at the beginning again, and stops where it was, or before.
+    for progress in (0.4, 0.402, 0.1):
+        jobs.Run(claimed(refit)).report(0.0, force=True)
+        jobs.Run(Job.objects.get(pk=refit.pk)).report(progress, force=True)
+        silence(refit)
+        jobs.tend()
+    refit.refresh_from_db()
+    assert refit.state == Job.State.FAILED and "stopped 3 times" in refit.error
+
+
 def test_a_silent_job_that_was_cancelled_stays_cancelled(refit: Job) -> None:
     jobs.cancel(claimed(refit))
     silence(refit)

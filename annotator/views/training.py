@@ -22,7 +22,7 @@ JOB_TEMPLATE = "job.html"
 JOBS_AT_MOST = 20
 MODELS_AT_MOST = 30
 # What jobs note for themselves.
-BOOKKEEPING = {"folder", "is_tidy", "watermark"}
+BOOKKEEPING = {"folder", "is_tidy", "watermark", jobs.INTERRUPTED}
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -97,7 +97,6 @@ def _job_context(membership: Membership, wanted: Job) -> dict[str, Any]:
         "result": _plain(wanted.result),
         "parameters": _plain(wanted.parameters),
         "worker_alive": queries.worker_state()["alive"],
-        "attempts_at_most": jobs.MAX_ATTEMPTS,
     }
 
 
