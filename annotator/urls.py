@@ -16,6 +16,8 @@ from annotator.views import (
     training,
 )
 
+handler500 = "annotator.views.broken"
+
 project = "projects/<int:project_id>/"
 
 urlpatterns = [

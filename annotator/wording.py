@@ -1,4 +1,8 @@
-"""Numbers as people say them, for pages and pictures alike."""
+"""Numbers as people say them, for pages and pictures alike; and which text can be kept."""
+
+import re
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def percent(rate: float, digits: int = 0) -> str:
@@ -7,3 +11,8 @@ def percent(rate: float, digits: int = 0) -> str:
     if most <= rate < 1:
         return f">{100 - 10**-digits:.{digits}f} %"
     return f"{rate * 100:.{digits}f} %"
+
+
+def is_storable(text: str) -> bool:
+    """Whether PostgreSQL keeps it and UTF-8 can say it: no NUL, no half of a surrogate pair."""
+    return _UNSTORABLE.search(text) is None

@@ -1,10 +1,12 @@
 """What every endpoint shares."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
 from django.contrib.auth.models import User
 from django.db.models import Model, QuerySet
+from rest_framework.exceptions import NotFound
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.pagination import CursorPagination
 from rest_framework.renderers import BaseRenderer
@@ -14,6 +16,7 @@ from rest_framework.serializers import BaseSerializer, Serializer
 from rest_framework.views import APIView
 
 Row = TypeVar("Row", bound=Model)
+ID = re.compile("[0-9]{1,18}")
 
 
 class AlwaysJson(DefaultContentNegotiation):
@@ -32,6 +35,13 @@ class Pages(CursorPagination):
     page_size_query_param = "limit"
     max_page_size = 1000
     ordering = "id"
+
+    def decode_cursor(self, request: Request) -> Any:
+        """The base class takes any text for a position, which the database then cannot compare with an id."""
+        cursor = super().decode_cursor(request)
+        if cursor is not None and cursor.position is not None and not ID.fullmatch(str(cursor.position)):
+            raise NotFound(self.invalid_cursor_message)
+        return cursor
 
 
 class Endpoint(APIView):

@@ -1,18 +1,25 @@
 """Every refusal as ``{"error": {"code", "message", "fields"?}}``."""
 
+import logging
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.db import IntegrityError
 from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from annotator.errors import WinnowError
+from annotator.errors import Conflict, WinnowError
+
+logger = logging.getLogger(__name__)
 
 
 def answer_refusal(refusal: Exception, context: dict[str, Any]) -> Response | None:
     """The answer to a refusal; None for anything unexpected, which then is a 500 with its traceback in the log."""
+    if isinstance(refusal, IntegrityError):  # two requests at once passed the same check; the constraint decided
+        logger.warning("a constraint refused what an action let through", exc_info=refusal)
+        refusal = Conflict("somebody changed the same thing at the same moment; nothing was saved, try again")
     if isinstance(refusal, WinnowError):
         set_rollback()
         return _answer(refusal.status, refusal.code, refusal.message, refusal.fields)
@@ -36,10 +43,15 @@ def answer_refusal(refusal: Exception, context: dict[str, Any]) -> Response | No
 
 
 def _answer(status: int, code: str, message: str, fields: dict[str, str]) -> Response:
-    error: dict[str, Any] = {"code": code, "message": message}
+    error: dict[str, Any] = {"code": code, "message": _sayable(message)}
     if fields:
-        error["fields"] = fields
+        error["fields"] = {_sayable(name): _sayable(why) for name, why in fields.items()}
     return Response({"error": error}, status=status)
+
+
+def _sayable(text: str) -> str:
+    """A sentence may quote what came in, and that may be half of a surrogate pair, which UTF-8 cannot say."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _sentences(detail: Any, path: str = "") -> dict[str, str]:

@@ -125,7 +125,7 @@ def _clean_value(each: Any, raw: Any) -> Any:
         return raw
     try:
         value = each.type(raw)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidSettings(f"{raw!r} is not a number") from None
     if not limits["minimum"] <= value <= limits["maximum"]:
         raise InvalidSettings(f"{value} is not between {limits['minimum']} and {limits['maximum']}")

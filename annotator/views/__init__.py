@@ -1,15 +1,24 @@
 """The pages. A view fetches and authorises through access.py, calls one action, and renders one template."""
 
+import logging
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, cast
 
 from django.contrib.auth.models import User
 from django.contrib.auth.views import redirect_to_login
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.db import IntegrityError, InterfaceError, OperationalError
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import render
+from django.template.loader import render_to_string
 
-from annotator.errors import WinnowError
+from annotator.errors import Conflict, WinnowError
+from annotator.wording import is_storable
+
+logger = logging.getLogger(__name__)
+
+AWAY = "the database cannot answer now; nothing was saved, try again in a moment"
 
 
 class PageRequest(HttpRequest):
@@ -30,14 +39,50 @@ def page(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBas
         if not request.user.is_authenticated:
             return redirect_to_login(request.get_full_path())
         try:
-            return view(cast(PageRequest, request), *args, **kwargs)
+            _check_text(request)
+            response = view(cast(PageRequest, request), *args, **kwargs)
         except WinnowError as error:
-            return refused(request, error)
+            response = refused(request, error)
+        except IntegrityError:  # two requests at once passed the same check; the constraint decided
+            logger.warning("a constraint refused what an action let through", exc_info=True)
+            why = "somebody changed the same thing at the same moment; nothing was saved, look and try again"
+            response = refused(request, Conflict(why))
+        # Not "no-cache": "back" shows such a page without asking, to whoever sits there after a log-out.
+        response.headers.setdefault("Cache-Control", "private, no-store")
+        return response
 
     return wrapped
+
+
+def _check_text(request: HttpRequest) -> None:
+    """Raises WinnowError for text that cannot be kept: nobody types it, and one sentence serves every form."""
+    sent = [request.GET]
+    # A view that is exempt sets its upload handlers first; reading the body here would come before them.
+    if not (request.resolver_match and getattr(request.resolver_match.func, "csrf_exempt", False)):
+        sent.append(request.POST)
+    for form in sent:
+        for name, texts in form.lists():
+            if not is_storable("".join([name, *texts])):
+                raise WinnowError(f"{name!a} contains a character that cannot be kept; type the text anew")
 
 
 def refused(request: HttpRequest, error: WinnowError) -> HttpResponse:
     """The page for a refusal, with the error's status."""
     template = {404: "404.html", 403: "403.html"}.get(error.status, "message.html")
     return render(request, template, {"error": error}, status=error.status)
+
+
+def broken(request: HttpRequest) -> HttpResponse:
+    """The answer to what nothing caught (Django's handler500): 503 when it was the database, which may come back."""
+    is_away = isinstance(sys.exc_info()[1], OperationalError | InterfaceError)
+    status = 503 if is_away else 500
+    if request.path.startswith("/api/"):
+        code = "database_away" if is_away else "broken"
+        message = AWAY if is_away else "something broke on the server; what went wrong is in its log"
+        response: HttpResponse = JsonResponse({"error": {"code": code, "message": message}}, status=status)
+    else:
+        # Without the request: who is logged in is in the database too.
+        response = HttpResponse(render_to_string(f"{status}.html", {"why": AWAY}), status=status)
+    if is_away:
+        response["Retry-After"] = "5"
+    return response
