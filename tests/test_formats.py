@@ -252,6 +252,21 @@ def test_a_folder_is_walked_without_leaving_it(tmp_path: Path) -> None:
     }
 
 
+def test_a_zip_behind_a_program_is_a_zip_and_an_image_with_a_zip_behind_it_is_not() -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("1.png", b"one")
+    content = out.getvalue()
+    for start in (b"", b"#!/bin/sh\necho unpacking\n", b"MZ" + b"\0" * 500):
+        file = io.BytesIO(start + content)
+        assert sources.is_zip(file) and file.tell() == 0
+        (found,) = sources.zip_files(sources.open_zip(file, "x.zip"))
+        assert sources.read(found, MAX) == b"one"
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
+        assert not sources.is_zip(io.BytesIO(picture(kind=kind) + content))
+    assert not sources.is_zip(io.BytesIO(b"I am text"))
+
+
 # --- tables ---
 
 
@@ -285,11 +300,29 @@ def test_tables_are_read_whatever_their_columns_are_called(text: str) -> None:
         ("file_name,label\nx.png,cat\nx.png,dog\n", "row 2: x.png is labelled 'dog', before that 'cat'"),
         ('{"file_name": "x.png", "label": ["cat", "dog"]}\n', "one class"),
         ('{"file_name": \n', "line 1: not JSON"),
+        ("file_name,label,Label \n1.png,cat,dog\n", "labels.csv has the column 'label' 2 times"),
+        ("file_name,File_Name,label\n1.png,2.png,cat\n", "the column 'file_name' 2 times"),
+        ('{"file_name": "1.png", "label": "a", "label": "b"}\n', "line 1, has the column 'label' 2 times"),
+        ('{"file_name": "1.png", "label": "a", "LABEL": "b"}\n', "the column 'label' 2 times"),
+        ('{"\\ud800": "1.png", "a\\u0000": 1}\n', "no column file_name or filename or file; it has \ufffd, a\ufffd"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused(text: str, why: str) -> None:
     with pytest.raises(InvalidImport, match=why):
         table(text)
+
+
+def test_a_column_that_is_not_read_may_be_there_twice() -> None:
+    for text in (
+        "file_name,label,,,note,note\n1.png,cat,,,x,y\n",
+        '{"file_name": "1.png", "label": "cat", "note": 1, "note": 2, "box": {"name": 1, "Name": 2}}\n',
+    ):
+        assert table(text).by_path == {"1.png": "cat"}
+
+
+def test_half_a_letter_in_a_name_is_no_reason_to_stop() -> None:
+    found = table('{"file_name": "\\ud800 \\udfff \\udc80 \\ud83d\\ude00.png", "label": "cat"}\n')
+    assert found.by_path == {"\ufffd \ufffd \ufffd \U0001f600.png": "cat"}
 
 
 def test_a_table_in_another_encoding_is_refused_in_words() -> None:

@@ -397,6 +397,19 @@ def test_labels_from_a_table(project: Project, alice: User, cat: LabelClass) -> 
     assert Annotation.objects.get(item__source_name="dog/1.png").value == {"class": bird.pk}
 
 
+def test_half_a_letter_in_a_table_is_reported_and_the_rest_goes_in(project: Project, alice: User) -> None:
+    rows = b'{"file_name": "\\ud800.png", "label": "\\udc00"}\n{"file_name": "0.png", "label": "cat"}\n'
+    job = bring(project, alice, zipped(pets(1)), labels="table", label_table=ContentFile(rows, "labels.jsonl"))
+    assert job.state == Job.State.DONE, job.error
+    assert job.result["labels"] == 1
+    assert job.result["unlabelled"][0]["name"] == "\ufffd.png"
+
+
+def test_a_zip_that_unpacks_itself_is_read(project: Project, alice: User) -> None:
+    program = ContentFile(b"#!/bin/sh\n" + zipped(pets(3)).read(), "pets.run")
+    assert bring(project, alice, program).result["imported"] == 3
+
+
 def test_a_bad_table_fails_before_anything_is_in(project: Project, alice: User) -> None:
     job = bring(project, alice, zipped(pets(3)), labels="table", label_table=ContentFile(b"a,b\n1,2\n", "labels.csv"))
     assert job.state == Job.State.FAILED and "no column" in job.error and not Item.objects.exists()

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -74,7 +75,7 @@ def read_rows(file: IO[bytes], name: str) -> Iterator[dict[str, Any]]:
         if first.lstrip().startswith("{"):
             yield from _json_lines(text, name)
         else:
-            yield from _csv_rows(text, first)
+            yield from _csv_rows(text, first, name)
     except UnicodeDecodeError:
         raise InvalidImport(f"{name} is not text in UTF-8; save it as UTF-8 and try again") from None
     except csv.Error as error:
@@ -83,10 +84,20 @@ def read_rows(file: IO[bytes], name: str) -> Iterator[dict[str, Any]]:
         text.detach()
 
 
-def _csv_rows(text: io.TextIOWrapper, header: str) -> Iterator[dict[str, Any]]:
+def _csv_rows(text: io.TextIOWrapper, header: str, name: str) -> Iterator[dict[str, Any]]:
     delimiter = max(",;\t", key=header.count)
-    for row in csv.DictReader(text, delimiter=delimiter):
-        yield {str(key).strip().lower(): unguarded(value or "") for key, value in row.items() if key is not None}
+    rows = csv.DictReader(text, delimiter=delimiter)
+    _refuse_twins(rows.fieldnames or [], name)
+    for row in rows:
+        yield {_key(key): unguarded(value or "") for key, value in row.items() if key is not None}
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that still knows which of its names were there twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.names = [name for name, _ in pairs]
 
 
 def _json_lines(text: io.TextIOWrapper, name: str) -> Iterator[dict[str, Any]]:
@@ -94,12 +105,26 @@ def _json_lines(text: io.TextIOWrapper, name: str) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_Object)
         except (ValueError, RecursionError):
             raise InvalidImport(f"{name}, line {number}: not JSON") from None
-        if not isinstance(row, dict):
+        if not isinstance(row, _Object):
             raise InvalidImport(f"{name}, line {number}: not a JSON object")
-        yield {key.strip().lower(): value for key, value in row.items()}
+        _refuse_twins(row.names, f"{name}, line {number},")
+        yield {_key(key): value for key, value in row.items()}
+
+
+def _key(name: str) -> str:
+    """A column's name as it is compared, and fit to be shown."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name).strip().lower()
+
+
+def _refuse_twins(names: Iterable[str], table: str) -> None:
+    """Raises InvalidImport when a column that is read is there twice: nobody can say which of them is meant."""
+    counts = Counter(map(_key, names))
+    for name in (*FILE_COLUMNS, *LABEL_COLUMNS):
+        if counts[name] > 1:
+            raise InvalidImport(f"{table} has the column {name!r} {counts[name]} times; rename all but one of them")
 
 
 def column(row: dict[str, Any], names: tuple[str, ...], table: str) -> str:

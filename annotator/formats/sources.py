@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import stat
 import unicodedata
 import zipfile
@@ -19,6 +20,10 @@ NAME_AT_MOST = 500
 RATIO_AT_MOST = 200
 RATIO_FREE_BYTES = 1024 * 1024
 ENTRIES_AT_MOST = 1_000_000
+# Halves of a letter, as JSON may spell them. Those from DC80 to DCFF stand for bytes of a file name instead.
+_LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+# How the kinds of images begin, which are no zips even where one is hidden at their end.
+_IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _IGNORED_NAMES = {"thumbs.db", "desktop.ini", "ehthumbs.db"}
 
 
@@ -49,7 +54,7 @@ class SourceFile:
 
 def clean_name(name: str) -> str:
     """A path that is safe to show and store: no way up, no control characters, composed letters, 500 characters."""
-    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    name = _LONE_SURROGATE.sub("\ufffd", name).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     name = unicodedata.normalize("NFC", name.replace("\\", "/"))
     name = "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
     parts = [part for part in name.split("/") if part.strip() not in ("", ".", "..")]
@@ -113,11 +118,14 @@ def read(file: SourceFile, max_bytes: int) -> bytes:
 
 
 def is_zip(file: IO[bytes]) -> bool:
-    """Whether the bytes begin like a zip."""
+    """Whether the bytes begin like a zip, or end like one: a program that unpacks itself has its zip at the end."""
     file.seek(0)
     start = file.read(4)
+    found = start in (b"PK\x03\x04", b"PK\x05\x06")
+    if not found and not start.startswith(_IMAGE_STARTS):
+        found = zipfile.is_zipfile(file)
     file.seek(0)
-    return start in (b"PK\x03\x04", b"PK\x05\x06")
+    return found
 
 
 def open_zip(file: IO[bytes], name: str) -> zipfile.ZipFile:
