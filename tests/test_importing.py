@@ -664,6 +664,19 @@ def test_the_command_imports_a_folder_and_makes_the_project(alice: User, folder:
     assert Job.objects.get(pk=report["job"]).state == Job.State.DONE
 
 
+def test_the_command_says_which_project_it_made_and_what_comes_next(alice: User, folder: Path) -> None:
+    User.objects.filter(pk=alice.pk).update(is_superuser=True)
+    said = []
+    for labels in ("none", "from-folders"):
+        out = io.StringIO()
+        call_command("import_items", "New pets", str(folder), "--labels", labels, stdout=out, stderr=io.StringIO())
+        said.append(out.getvalue())
+    number = Project.objects.get(name="New pets").pk
+    assert said[0].startswith("made project New pets, at http://")
+    assert f"/projects/{number}/settings/" in said[0].splitlines()[-1]
+    assert "made project" not in said[1] and "next:" not in said[1]
+
+
 def test_the_command_reads_zips_lists_and_tables(project: Project, alice: User, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "one.zip").write_bytes(zipped({"a.png": png(50)}).read())
     assert command("pets", str(tmp_path / "one.zip"))["imported"] == 1

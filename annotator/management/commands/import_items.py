@@ -8,10 +8,12 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError
+from django.urls import reverse
 
 from annotator import jobs
 from annotator.actions import importing, projects
 from annotator.errors import Conflict, WinnowError
+from annotator.management.commands.login_link import site_address
 from annotator.models import Job, Project, Role
 
 
@@ -29,7 +31,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            job = self._import(**{name: options[name] for name in ("project", "source", "labels", "owner")})
+            job = self._import(**{name: options[name] for name in ("project", "source", "labels", "owner", "json")})
         except WinnowError as error:
             raise CommandError(error.message) from None
         if job.state != Job.State.DONE:
@@ -38,8 +40,11 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps({"project": job.project_id, "job": job.pk, **job.result}, ensure_ascii=False))
             return
         self._tell(job.result)
+        if not job.project.classes.exists():
+            where = reverse("project-settings", args=[job.project_id])
+            self.stdout.write(f"next: name the classes at {site_address()}{where}")
 
-    def _import(self, project: str, source: Path, labels: str, owner: str | None) -> Job:
+    def _import(self, project: str, source: Path, labels: str, owner: str | None, json: bool) -> Job:
         is_word = labels in (importing.NO_LABELS, importing.FROM_FOLDERS)
         found = find_project(project)
         actor = find_actor(owner, found)
@@ -48,6 +53,9 @@ class Command(BaseCommand):
         importing.check_path_import(source, table)
         if found is None:
             found = projects.create_project(owner=actor, name=project, class_names=[])
+            if not json:
+                where = reverse("dashboard", args=[found.pk])
+                self.stdout.write(f"made project {found.name}, at {site_address()}{where}")
         job = importing.create_path_import(
             project=found,
             actor=actor,
