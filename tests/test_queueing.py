@@ -14,9 +14,9 @@ from django.db import connection
 from django.utils import timezone
 
 from annotator import queries
-from annotator.actions import labeling, queueing
+from annotator.actions import labeling, queueing, reviewing
 from annotator.errors import LeaseLost
-from annotator.models import Item, LabelClass, Project, QueueEntry, Split
+from annotator.models import Annotation, Item, LabelClass, Project, Proposal, QueueEntry, Split
 from tests.cast import make_item
 
 
@@ -173,3 +173,50 @@ def test_skipped_items_come_back_when_asked_for(project: Project, items: list[It
     items[0].refresh_from_db()
     assert items[0].state == Item.State.OPEN
     assert QueueEntry.objects.filter(item=items[0]).exists()
+
+
+def test_a_returned_skip_is_taken_back_in_the_name_of_whoever_skipped(
+    project: Project, items: list[Item], bob: User, carol: User, cat: LabelClass, answer: Any
+) -> None:
+    skips = [answer(bob, items[0]), answer(carol, items[0]), answer(carol, items[1])]
+    label = answer(bob, items[2], cat)
+    assert queueing.return_skipped(project=project) == 2
+    retractions = Annotation.objects.filter(kind=Annotation.Kind.RETRACTION).order_by("supersedes")
+    assert [(each.supersedes, each.annotator) for each in retractions] == [(skip, skip.annotator) for skip in skips]
+    for item in items:
+        item.refresh_from_db()
+        assert item.state == labeling.state_of(queries.current_annotations(item))
+    assert Item.objects.exclude(state=Item.State.OPEN).get() == items[2]
+    # What was returned is no answer any more: undo goes on to the one before.
+    undone = labeling.undo_last(project=project, annotator=bob, uuid=uuids.uuid4())
+    assert undone is not None
+    assert undone.item_id == label.item_id
+    assert labeling.undo_last(project=project, annotator=carol, uuid=uuids.uuid4()) is None
+
+
+def test_a_returned_item_stays_open_when_its_proposal_is_rejected(
+    project: Project, proposals: list[Proposal], bob: User, carol: User, answer: Any
+) -> None:
+    item = proposals[0].item
+    answer(bob, item)
+    queueing.return_skipped(project=project)
+    # The proposal was withdrawn by the skip; a grid that is still open may decide it nevertheless.
+    reviewing.decide(project=project, reviewer=carol, rejected=[proposals[0].pk])
+    item.refresh_from_db()
+    assert item.state == Item.State.OPEN
+
+
+def test_an_item_answered_while_the_queue_is_topped_up_is_not_queued(
+    project: Project, bob: User, cat: LabelClass, answer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [make_item(project, seed) for seed in range(3)]
+    draw = queueing._random_pool_items
+
+    def draw_and_answer(project: Project, count: int) -> list[int]:
+        drawn = draw(project, count)
+        answer(bob, made[0], cat)
+        return drawn
+
+    monkeypatch.setattr(queueing, "_random_pool_items", draw_and_answer)
+    assert queueing.refill_queue(project=project, count=3) == 2
+    assert not QueueEntry.objects.filter(item=made[0]).exists()

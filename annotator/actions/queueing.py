@@ -6,6 +6,7 @@ a ranking that is being written holds that one and comes for the rows after it, 
 """
 
 import random
+import uuid as uuids
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,7 +19,7 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from annotator import queries
-from annotator.models import Item, ModelVersion, Project, QueueEntry, Split
+from annotator.models import Annotation, Item, ModelVersion, Project, QueueEntry, Split
 
 # Advisory lock namespaces; the second key is the project.
 QUEUE_LOCK = 1001
@@ -41,7 +42,7 @@ def reserve_items(*, project: Project, annotator: User, count: int = 5) -> list[
 
     Holding is a lease of LEASE_S seconds; what is already held is renewed. Locks the entries it takes with SKIP
     LOCKED, so two people never get the same one. Fewer than ``count`` come while a new ranking is being written, and
-    when nearly everything is answered. Four to nine queries.
+    when nearly everything is answered. Four to ten queries.
     """
     renew_leases(project=project, annotator=annotator)
     missing = count - queries.held_entries(project, annotator).count()
@@ -99,16 +100,18 @@ def fill_queue(*, project: Project, entries: list[Ranked], model_version: ModelV
     then the entries; rows that are being answered or handed out at this moment are left as they are.
     """
     _lock_queue(project)
-    wanted = [entry.item_id for entry in entries]
-    still_open = set(
-        Item.objects.select_for_update(skip_locked=True, no_key=True)
-        .filter(project=project, pk__in=wanted, state=Item.State.OPEN)
-        .order_by("pk")
-        .values_list("pk", flat=True)
-    )
+    still_open = _lock_open_items(project, entries)
     stale = QueueEntry.objects.select_for_update(skip_locked=True, of=("self",)).filter(_free(), project=project)
     QueueEntry.objects.filter(pk__in=list(stale.values_list("pk", flat=True))).delete()
     return _insert(project, [entry for entry in entries if entry.item_id in still_open], model_version, first_rank=0)
+
+
+def _lock_open_items(project: Project, entries: list[Ranked]) -> set[int]:
+    """Those that may be queued. Locked until they are, or an answer in between would leave them queued for ever."""
+    items = Item.objects.select_for_update(skip_locked=True, no_key=True).filter(
+        project=project, pk__in=[entry.item_id for entry in entries], state=Item.State.OPEN
+    )
+    return set(items.order_by("pk").values_list("pk", flat=True))
 
 
 def start_queue(*, project: Project) -> int:
@@ -122,7 +125,7 @@ def refill_queue(*, project: Project, count: int = REFILL) -> int:
     """Add up to ``count`` open items in random order at the end of the queue, random checks at their share.
 
     The stop-gap for when people are faster than the ranking. Checks are drawn at random among all open ones: a
-    subset in import order would bias the accuracy measured on it.
+    subset in import order would bias the accuracy measured on it. Locks as ``fill_queue`` does.
     """
     _lock_queue(project)
     share = project.settings.audit_share
@@ -134,6 +137,8 @@ def refill_queue(*, project: Project, count: int = REFILL) -> int:
     for position, pk in enumerate(checks):
         entries.insert(round(position / share) if share else len(entries), Ranked(pk, 0.0, QueueEntry.Reason.AUDIT))
     last = QueueEntry.objects.filter(project=project).order_by("-rank").values_list("rank", flat=True).first()
+    still_open = _lock_open_items(project, entries)
+    entries = [entry for entry in entries if entry.item_id in still_open]
     return _insert(project, entries, None, first_rank=0 if last is None else last + 1)
 
 
@@ -188,8 +193,30 @@ def _try_queue_lock(project: Project) -> bool:
 
 @transaction.atomic
 def return_skipped(*, project: Project) -> int:
-    """Make every skipped item open again, so that it is asked once more. How many there were."""
-    returned = Item.objects.filter(project=project, state=Item.State.SKIPPED).update(state=Item.State.OPEN)
+    """Make every skipped item open again, so that it is asked once more. How many there were.
+
+    Each skip is retracted, in the name of whoever skipped: an item is as open as its answers say. Takes the queue's
+    advisory lock before the item rows, since topping the queue up waits for it.
+    """
+    _lock_queue(project)
+    skipped = Item.objects.select_for_update(no_key=True).filter(project=project, state=Item.State.SKIPPED)
+    returned = list(skipped.order_by("pk").values_list("pk", flat=True))
+    skips = Annotation.objects.filter(
+        item_id__in=returned, kind=Annotation.Kind.SKIP, superseded_by__isnull=True
+    ).order_by("pk")
+    Annotation.objects.bulk_create([_retraction_of(skip) for skip in skips], batch_size=1000)
+    Item.objects.filter(pk__in=returned).update(state=Item.State.OPEN)
     if returned:
         start_queue(project=project)
-    return returned
+    return len(returned)
+
+
+def _retraction_of(skip: Annotation) -> Annotation:
+    return Annotation(
+        uuid=uuids.uuid4(),
+        project_id=skip.project_id,
+        item_id=skip.item_id,
+        annotator_id=skip.annotator_id,
+        kind=Annotation.Kind.RETRACTION,
+        supersedes=skip,
+    )
