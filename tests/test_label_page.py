@@ -103,6 +103,17 @@ def test_undo_brings_the_image_back_to_the_front(
     assert f'data-item="{items[0].pk}" data-front' in page
 
 
+def test_undo_of_an_image_that_another_answer_settles_says_so(
+    at_the_desk: Client, project: Project, items: list[Item], alice: User, cat: LabelClass, answer: Any
+) -> None:
+    post_answer(at_the_desk, project, items[0], "skip")
+    answer(alice, items[0], cat)
+    part = at_the_desk.post(reverse("label-undo", args=[project.pk]), {"uuid": uuid.uuid4()}, **SCRIPTED)
+    text = part.content.decode()
+    assert "Your answer is taken back" in text
+    assert f'data-item="{items[0].pk}"' not in text
+
+
 def test_undo_without_an_answer_says_so(at_the_desk: Client, project: Project) -> None:
     part = at_the_desk.post(reverse("label-undo", args=[project.pk]), {"uuid": uuid.uuid4()}, **SCRIPTED)
     assert "no answer of yours" in part.content.decode()

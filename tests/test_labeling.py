@@ -2,7 +2,9 @@
 
 import threading
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -104,6 +106,26 @@ def test_an_item_answered_by_somebody_else_is_refused(
         answer(bob, items[0], dog)
 
 
+@pytest.mark.parametrize(("kind", "is_refused"), [("label", True), ("none_of_these", True), ("skip", False)])
+def test_an_item_settled_by_somebody_else_is_refused_even_when_it_is_queued(
+    project: Project,
+    items: list[Item],
+    bob: User,
+    carol: User,
+    cat: LabelClass,
+    answer: Any,
+    kind: str,
+    is_refused: bool,
+) -> None:
+    answer(carol, items[0], cat if kind == "label" else None, kind=kind)
+    QueueEntry.objects.create(project=project, item=items[0], rank=0, reason_code="random", leased_by=None)
+    if is_refused:
+        with pytest.raises(LeaseLost, match="answered this image meanwhile"):
+            answer(bob, items[0], cat)
+    else:
+        assert answer(bob, items[0], cat).value == {"class": cat.pk}
+
+
 def test_a_second_thought_supersedes_the_first(
     items: list[Item], bob: User, cat: LabelClass, dog: LabelClass, answer: Any
 ) -> None:
@@ -165,9 +187,10 @@ def test_undo_takes_back_the_last_answers_one_by_one(
     answer(bob, items[0], cat)
     answer(bob, items[1])
     for item in (items[1], items[0]):
-        entry = labeling.undo_last(project=project, annotator=bob, uuid=uuid.uuid4())
-        assert entry is not None
-        assert (entry.item_id, entry.leased_by_id) == (item.pk, bob.pk)
+        undone = labeling.undo_last(project=project, annotator=bob, uuid=uuid.uuid4())
+        assert undone is not None
+        assert undone.item_id == item.pk
+        assert QueueEntry.objects.get(item=item).leased_by == bob
         item.refresh_from_db()
         assert item.state == Item.State.OPEN
     assert labeling.undo_last(project=project, annotator=bob, uuid=uuid.uuid4()) is None
@@ -182,8 +205,8 @@ def test_undo_sent_twice_undoes_once(
     answer(bob, items[0], cat)
     answer(bob, items[1], cat)
     once = uuid.uuid4()
-    entries = [labeling.undo_last(project=project, annotator=bob, uuid=once) for _ in range(2)]
-    assert [entry.item_id for entry in entries if entry] == [items[1].pk, items[1].pk]
+    undone = [labeling.undo_last(project=project, annotator=bob, uuid=once) for _ in range(2)]
+    assert [each.item_id for each in undone if each] == [items[1].pk, items[1].pk]
 
 
 def test_undo_leaves_other_peoples_answers_alone(
@@ -191,6 +214,129 @@ def test_undo_leaves_other_peoples_answers_alone(
 ) -> None:
     answer(carol, items[0], cat)
     assert labeling.undo_last(project=project, annotator=bob, uuid=uuid.uuid4()) is None
+
+
+def test_undoing_a_skip_does_not_hold_an_item_that_somebody_labelled_since(
+    project: Project, items: list[Item], bob: User, carol: User, cat: LabelClass, dog: LabelClass, answer: Any
+) -> None:
+    skip = answer(bob, items[0])
+    label = answer(carol, items[0], cat)
+    assert labeling.undo_last(project=project, annotator=bob, uuid=uuid.uuid4()) == skip
+    assert not queries.held_entries(project, bob).exists()
+    assert queries.current_annotations(items[0]) == [label]
+    with pytest.raises(LeaseLost):
+        answer(bob, items[0], dog)
+
+
+def test_undoing_a_second_thought_brings_the_first_back(
+    project: Project, items: list[Item], bob: User, cat: LabelClass, dog: LabelClass, answer: Any
+) -> None:
+    answer(bob, items[0], cat, milliseconds=1200)
+    before = _standing(project, items[0])
+    for label_class in (dog, None):
+        answer(bob, items[0], label_class)
+        labeling.undo_last(project=project, annotator=bob, uuid=uuid.uuid4())
+        assert _standing(project, items[0]) == before
+        assert not QueueEntry.objects.filter(item=items[0]).exists()
+    # One chain: cat, dog, taken back, cat, skip, taken back, cat.
+    assert Annotation.objects.count() == 7
+
+
+def test_undoing_an_answer_brings_the_imported_label_back(
+    project: Project, items: list[Item], bob: User, cat: LabelClass, dog: LabelClass, answer: Any
+) -> None:
+    imported = answer(bob, items[0], cat)
+    Annotation.objects.filter(pk=imported.pk).update(source=Annotation.Source.IMPORTED)
+    before = _standing(project, items[0])
+    answer(bob, items[0], dog)
+    answer(bob, items[0], cat)
+    for _ in range(2):
+        labeling.undo_last(project=project, annotator=bob, uuid=uuid.uuid4())
+    assert _standing(project, items[0]) == before
+    assert labeling.undo_last(project=project, annotator=bob, uuid=uuid.uuid4()) is None
+
+
+def test_an_answer_brought_back_is_as_old_as_it_was(
+    project: Project, items: list[Item], bob: User, cat: LabelClass, dog: LabelClass, answer: Any
+) -> None:
+    answer(bob, items[0], cat)
+    answer(bob, items[1], cat)
+    answer(bob, items[0], dog)
+    undone = [labeling.undo_last(project=project, annotator=bob, uuid=uuid.uuid4()) for _ in range(4)]
+    assert [each.item for each in undone if each] == [items[0], items[1], items[0]]
+    assert {each.state for each in Item.objects.all()} == {Item.State.OPEN}
+
+
+def _standing(project: Project, item: Item) -> list[dict[str, Any]]:
+    """What an export is made from: the item's state and the columns of its current answers."""
+    columns = [each.attname for each in Annotation._meta.fields if each.name not in ("id", "uuid", "supersedes")]
+    current = Annotation.objects.filter(item=item, superseded_by__isnull=True).values(*columns, "item__state")
+    return list(current)
+
+
+def test_undo_with_an_id_used_for_an_answer_is_a_conflict(
+    project: Project, items: list[Item], bob: User, carol: User, cat: LabelClass, answer: Any
+) -> None:
+    once = uuid.uuid4()
+    answer(bob, items[0], cat, uuid=once)
+    answer(carol, items[1], cat)
+    for who in (bob, carol):
+        with pytest.raises(Conflict, match="already used for something else"):
+            labeling.undo_last(project=project, annotator=who, uuid=once)
+    assert Annotation.objects.count() == 2
+
+
+def test_an_answer_with_the_id_of_an_undo_is_a_conflict(
+    project: Project, items: list[Item], bob: User, cat: LabelClass, answer: Any
+) -> None:
+    once = uuid.uuid4()
+    answer(bob, items[0], cat)
+    labeling.undo_last(project=project, annotator=bob, uuid=once)
+    with pytest.raises(Conflict, match="already used for another answer"):
+        answer(bob, items[0], cat, uuid=once)
+
+
+def _at_once(calls: list[Callable[[], Any]]) -> list[Any]:
+    """What each call returned or raised, all of them started together."""
+    came: list[Any] = []
+    barrier = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], Any]) -> None:
+        barrier.wait()
+        try:
+            came.append(call())
+        except Exception as error:  # whatever it is, the test is to name it
+            came.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=[call]) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return came
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_same_undo_from_six_tabs_at_once_undoes_once(
+    project: Project, items: list[Item], bob: User, cat: LabelClass, answer: Any
+) -> None:
+    answer(bob, items[0], cat)
+    last = answer(bob, items[1], cat)
+    undo = partial(labeling.undo_last, project=project, annotator=bob, uuid=uuid.uuid4())
+    assert _at_once([undo] * 6) == [last] * 6
+    assert Annotation.objects.filter(kind=Annotation.Kind.RETRACTION).count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_id_for_six_items_at_once_is_stored_once(
+    items: list[Item], bob: User, carol: User, cat: LabelClass, answer: Any
+) -> None:
+    once = uuid.uuid4()
+    came = _at_once([partial(answer, (bob, carol)[n % 2], items[n], cat, uuid=once) for n in range(6)])
+    assert sorted(type(each).__name__ for each in came) == ["Annotation"] + ["Conflict"] * 5
+    assert Annotation.objects.count() == 1
 
 
 def test_an_undone_item_can_be_answered_again(
@@ -230,5 +376,7 @@ def test_the_states_of_items_follow_from_their_answers(
     answer(bob, items[2], kind="none_of_these")
     answer(bob, items[1], cat)
     labeling.undo_last(project=project, annotator=bob, uuid=uuid.uuid4())
+    answer(bob, items[3])
+    queueing.return_skipped(project=project)
     for item in Item.objects.filter(project=project):
         assert item.state == labeling.state_of(queries.current_annotations(item))

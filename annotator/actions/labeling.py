@@ -4,7 +4,7 @@ import uuid as uuids
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from annotator import queries, task_types
@@ -13,6 +13,10 @@ from annotator.errors import Conflict, InvalidAnnotation, LeaseLost, NotFound
 from annotator.models import Annotation, Item, Project, Proposal, QueueEntry, Split
 
 ANSWERS = (Annotation.Kind.LABEL, Annotation.Kind.SKIP, Annotation.Kind.NONE_OF_THESE)
+# Answers that settle an item for everybody; a skipped one is still anybody's.
+SETTLING = (Annotation.Kind.LABEL, Annotation.Kind.NONE_OF_THESE)
+# Advisory lock namespace; the second key is part of a uuid.
+UUID_LOCK = 1003
 
 
 @transaction.atomic
@@ -58,17 +62,18 @@ def record_annotation(
 
     kind: one of ANSWERS. raw_value: what the task type's ``clean`` takes, for labels only. milliseconds: time spent.
     Raises InvalidAnnotation for a value that does not fit, LeaseLost when another person holds or has answered the
-    item, Conflict when the uuid was used for something else. Locks the item row, then its queue entry.
+    item, Conflict when the uuid was used for something else. Locks the uuid, the item row, then its queue entry.
     """
     if kind not in ANSWERS:
         raise InvalidAnnotation(f"answer {kind!r} is not one of {', '.join(ANSWERS)}")
     if milliseconds is not None and not 0 <= milliseconds <= 2**31 - 1:
         raise InvalidAnnotation(f"time spent {milliseconds} ms is not a sensible number; leave it out")
-    # 1. The item first: whoever else answers it waits here.
+    # 1. The uuid, then the item: whoever else uses the one or answers the other waits here.
+    _lock_uuid(uuid)
     item = Item.objects.select_for_update(no_key=True).filter(project=project, pk=item_id).first()
     if item is None:
         raise NotFound(f"there is no item {item_id} in this project")
-    # 2. The same answer again? Asked under the lock, so that a twin that was on its way has landed.
+    # 2. The same answer again? Asked under the locks, so that a twin that was on its way has landed.
     repeated = Annotation.objects.filter(uuid=uuid).first()
     if repeated is not None:
         return _same_answer(repeated, item, annotator)
@@ -101,25 +106,35 @@ def record_annotation(
     return annotation
 
 
+def _lock_uuid(uuid: uuids.UUID) -> None:
+    """Let one transaction at a time use this uuid, so that a twin finds its row instead of breaking the constraint.
+
+    Taken before any row: whoever waits here holds nothing that others wait for. 32 of the 128 bits are the key; two
+    uuids that share them take turns, that is all.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [UUID_LOCK, uuid.int % 2**32 - 2**31])
+
+
 def _same_answer(repeated: Annotation, item: Item, annotator: User) -> Annotation:
-    if repeated.item_id != item.pk or repeated.annotator_id != annotator.pk:
+    is_same = (repeated.item_id, repeated.annotator_id) == (item.pk, annotator.pk)
+    if not is_same or repeated.kind not in ANSWERS:
         raise Conflict(f"the id {repeated.uuid} was already used for another answer; make a new one for each answer")
     return repeated
 
 
 def _entry_for(item: Item, annotator: User) -> QueueEntry | None:
-    """The item's queue entry. Raises LeaseLost unless it is free, held by this person, or open and not queued.
+    """The item's queue entry. Raises LeaseLost when another person holds the item, or has settled it.
 
     A lease that ran out is forgiven as long as nobody else took the item.
     """
     entry = QueueEntry.objects.select_for_update().filter(item=item).first()
-    if entry is not None and entry.leased_by_id not in (None, annotator.pk) and entry.leased_until is not None:
-        if entry.leased_until > timezone.now():
-            raise LeaseLost("your hold on this image ran out and somebody else has it now; your answer was not saved")
-        return entry
-    if entry is None and item.state != Item.State.OPEN:
-        others = Annotation.objects.filter(item=item).exclude(annotator_id=annotator.pk)
-        if others.exclude(kind=Annotation.Kind.RETRACTION).exists():
+    is_held = entry is not None and entry.leased_until is not None and entry.leased_until > timezone.now()
+    if entry is not None and is_held and entry.leased_by_id not in (None, annotator.pk):
+        raise LeaseLost("your hold on this image ran out and somebody else has it now; your answer was not saved")
+    if item.state != Item.State.OPEN:
+        current = queries.current_annotations(item)
+        if any(each.kind in SETTLING and each.annotator_id != annotator.pk for each in current):
             raise LeaseLost("somebody else answered this image meanwhile; your answer was not saved")
     return entry
 
@@ -146,46 +161,89 @@ def state_of(current: list[Annotation]) -> str:
 
 
 @transaction.atomic
-def undo_last(*, project: Project, annotator: User, uuid: uuids.UUID) -> QueueEntry | None:
-    """Take back this person's newest answer and hold its item again, ahead of the others; None when there is none.
+def undo_last(*, project: Project, annotator: User, uuid: uuids.UUID) -> Annotation | None:
+    """This person's newest answer, now taken back; None when there is none.
 
-    The same ``uuid`` again undoes nothing more. Adds a retraction; nothing is deleted. Locks the item row.
+    Its item is held again, ahead of the others, unless an earlier answer of the same person or somebody else's still
+    settles it. The same ``uuid`` again undoes nothing more; Conflict when it was used for something else, or when the
+    answer changed at this very moment. Nothing is deleted. Locks the uuid, then the item row.
     """
-    repeated = Annotation.objects.filter(uuid=uuid, annotator=annotator).first()
+    _lock_uuid(uuid)
+    repeated = Annotation.objects.select_related("supersedes").filter(uuid=uuid).first()
     if repeated is not None:
-        return QueueEntry.objects.select_related("item").filter(item_id=repeated.item_id).first()
-    last = (
-        Annotation.objects.filter(
-            project=project,
-            annotator=annotator,
-            kind__in=ANSWERS,
-            source=Annotation.Source.PERSON,
-            superseded_by__isnull=True,
-            settles__isnull=True,
-        )
-        .order_by("-id")
-        .first()
-    )
+        return _same_undo(repeated, project, annotator)
+    last = _newest_answer(project, annotator)
     if last is None:
         return None
     item = Item.objects.select_for_update(no_key=True).get(pk=last.item_id)
-    if Annotation.objects.filter(supersedes=last).exists():  # a twin request was faster
-        return QueueEntry.objects.select_related("item").filter(item=item).first()
-    Annotation.objects.create(
-        uuid=uuid,
+    if Annotation.objects.filter(supersedes=last).exists():
+        raise Conflict("your newest answer was changed from elsewhere meanwhile; nothing was taken back, undo again")
+    take_back(last, item, uuid)
+    if item.state == Item.State.OPEN:
+        _hold_again(project, item, annotator, last)
+    return last
+
+
+def _newest_answer(project: Project, annotator: User) -> Annotation | None:
+    """By the time it was given: one that was brought back is as old as it was."""
+    current = Annotation.objects.filter(
         project=project,
-        item=item,
         annotator=annotator,
-        kind=Annotation.Kind.RETRACTION,
-        supersedes=last,
+        kind__in=ANSWERS,
+        source=Annotation.Source.PERSON,
+        superseded_by__isnull=True,
+        settles__isnull=True,
     )
+    return current.order_by("-created_at", "-id").first()
+
+
+def _same_undo(repeated: Annotation, project: Project, annotator: User) -> Annotation | None:
+    is_same = (repeated.project_id, repeated.annotator_id) == (project.pk, annotator.pk)
+    if not is_same or repeated.kind != Annotation.Kind.RETRACTION:
+        raise Conflict(f"the id {repeated.uuid} was already used for something else; make a new one for each undo")
+    return repeated.supersedes
+
+
+def take_back(answer: Annotation, item: Item, uuid: uuids.UUID) -> None:
+    """Retract a current answer, bring back the one it had replaced, and bring the item's state in line.
+
+    Rows are only added: a retraction, and behind it a copy of the earlier answer. The caller holds the item's row
+    lock.
+    """
+    retraction = Annotation.objects.create(
+        uuid=uuid,
+        project_id=answer.project_id,
+        item=item,
+        annotator_id=answer.annotator_id,
+        kind=Annotation.Kind.RETRACTION,
+        supersedes=answer,
+    )
+    replaced = _as_given(answer).supersedes
+    if replaced is not None and replaced.kind != Annotation.Kind.RETRACTION:
+        _bring_back(replaced, retraction)
     close_item(item)
-    return _hold_again(project, item, annotator, last)
 
 
-def _hold_again(project: Project, item: Item, annotator: User, last: Annotation) -> QueueEntry:
+def _as_given(answer: Annotation) -> Annotation:
+    """The row in which this answer was first recorded: one that was brought back is a copy with the same time."""
+    copies = Annotation.objects.filter(
+        item_id=answer.item_id, annotator_id=answer.annotator_id, created_at=answer.created_at
+    )
+    return copies.earliest("id")
+
+
+def _bring_back(replaced: Annotation, retraction: Annotation) -> None:
+    copy = Annotation.objects.get(pk=replaced.pk)
+    copy.pk, copy.uuid, copy.supersedes = None, uuids.uuid4(), retraction
+    copy._state.adding = True
+    copy.save()
+    # It was given then, not now; auto_now_add cannot be told so.
+    Annotation.objects.filter(pk=copy.pk).update(created_at=replaced.created_at)
+
+
+def _hold_again(project: Project, item: Item, annotator: User, last: Annotation) -> None:
     first = QueueEntry.objects.filter(project=project).order_by("rank").values_list("rank", flat=True).first() or 0
-    entry, _ = QueueEntry.objects.update_or_create(
+    QueueEntry.objects.update_or_create(
         item=item,
         defaults={
             "project": project,
@@ -196,4 +254,3 @@ def _hold_again(project: Project, item: Item, annotator: User, last: Annotation)
             "leased_until": queueing.lease_end(),
         },
     )
-    return entry

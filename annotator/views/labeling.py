@@ -86,8 +86,16 @@ def undo(request: PageRequest, project_id: int) -> HttpResponse:
     except WinnowError as error:
         return _refused(request, membership, error)
     entries = list(queries.held_entries(project, request.user))
-    notice = "" if undone else "There is no answer of yours to take back."
+    notice = _undo_notice(undone, entries)
     return _next(request, membership, entries, returned=undone, notice=notice)
+
+
+def _undo_notice(undone: Annotation | None, entries: list[QueueEntry]) -> str:
+    if undone is None:
+        return "There is no answer of yours to take back."
+    if undone.item_id in {entry.item_id for entry in entries}:
+        return ""
+    return "Your answer is taken back. You do not get the image again: another answer counts, or somebody has it."
 
 
 @require_POST
@@ -153,7 +161,7 @@ def _next(
     membership: Membership,
     entries: Iterable[QueueEntry],
     *,
-    returned: QueueEntry | None = None,
+    returned: Annotation | None = None,
     notice: str = "",
 ) -> HttpResponse:
     """The answer to a POST that went well: the held cards and the progress, or the way back to the page."""
@@ -184,7 +192,7 @@ def _context(
     membership: Membership,
     entries: Iterable[QueueEntry],
     *,
-    returned: QueueEntry | None = None,
+    returned: Annotation | None = None,
 ) -> dict[str, Any]:
     project = membership.project
     classes = queries.open_classes(project)
@@ -202,13 +210,13 @@ def _context(
     return context
 
 
-def _cards(project: Project, entries: Iterable[QueueEntry], returned: QueueEntry | None) -> list[Card]:
+def _cards(project: Project, entries: Iterable[QueueEntry], returned: Annotation | None) -> list[Card]:
     names = {each.pk: each.name for each in project.classes.all()}
     cards = [_card(project, entry, names, returned) for entry in entries]
     return sorted(cards, key=lambda card: not card.is_returned)
 
 
-def _card(project: Project, entry: QueueEntry, names: dict[int, str], returned: QueueEntry | None) -> Card:
+def _card(project: Project, entry: QueueEntry, names: dict[int, str], returned: Annotation | None) -> Card:
     guess = queries.suggestion(entry, project)
     return Card(
         entry=entry,
@@ -216,7 +224,7 @@ def _card(project: Project, entry: QueueEntry, names: dict[int, str], returned: 
         reason=queries.reason_text(entry, names),
         suggestion=Suggestion(guess[0], names[guess[0]], percent(guess[1])) if guess and guess[0] in names else None,
         is_tiny=is_tiny(entry.item),
-        is_returned=returned is not None and entry.pk == returned.pk,
+        is_returned=returned is not None and entry.item_id == returned.item_id,
     )
 
 
