@@ -96,6 +96,62 @@ def test_a_decision_is_undone_whole_and_once(
     assert queries.current_annotations(proposals[0].item) == []
 
 
+def test_a_proposal_of_an_item_labelled_meanwhile_is_not_put_up_again(
+    project: Project, proposals: list[Proposal], bob: User, carol: User, dog: LabelClass, answer: Any
+) -> None:
+    decision = reviewing.decide(project=project, reviewer=carol, rejected=[each.pk for each in proposals[:2]])
+    answer(bob, proposals[0].item, dog)
+    assert decision.event_id is not None
+    reviewing.undo_decision(project=project, reviewer=carol, event_id=decision.event_id)
+    states = {each.pk: each.state for each in Proposal.objects.all()}
+    assert states[proposals[0].pk] == Proposal.State.WITHDRAWN
+    assert states[proposals[1].pk] == Proposal.State.PENDING
+
+
+def test_a_proposal_of_a_class_archived_meanwhile_is_not_put_up_again(
+    project: Project, proposals: list[Proposal], carol: User, cat: LabelClass
+) -> None:
+    decision = reviewing.decide(project=project, reviewer=carol, rejected=[proposals[0].pk])
+    LabelClass.objects.filter(pk=cat.pk).update(is_archived=True)
+    assert decision.event_id is not None
+    reviewing.undo_decision(project=project, reviewer=carol, event_id=decision.event_id)
+    assert Proposal.objects.get(pk=proposals[0].pk).state == Proposal.State.WITHDRAWN
+
+
+def test_undoing_a_decision_brings_the_one_before_back(
+    project: Project, proposals: list[Proposal], model: ModelVersion, carol: User, cat: LabelClass, dog: LabelClass
+) -> None:
+    item = proposals[0].item
+    not_a_cat = reviewing.decide(project=project, reviewer=carol, rejected=[proposals[0].pk])
+    as_a_dog = proposing.Predicted(item.pk, dog.pk, 0.95, [(dog.pk, 0.95)])
+    proposing.store_proposals(project=project, model_version=_next_model(model), predictions=[as_a_dog])
+    second = Proposal.objects.get(item=item, state=Proposal.State.PENDING)
+    a_dog = reviewing.decide(project=project, reviewer=carol, accepted=[second.pk])
+    assert not_a_cat.event_id is not None
+    assert a_dog.event_id is not None
+    assert reviewing.undo_decision(project=project, reviewer=carol, event_id=a_dog.event_id) == 1
+    current = queries.current_annotations(item)
+    assert [(each.kind, each.value, each.settles) for each in current] == [
+        ("rejection", {"class": cat.pk}, proposals[0])
+    ]
+    # What was brought back can itself be taken back.
+    for undone in (1, 0):
+        assert reviewing.undo_decision(project=project, reviewer=carol, event_id=not_a_cat.event_id) == undone
+    assert queries.current_annotations(item) == []
+
+
+def test_a_proposal_of_an_archived_class_can_be_rejected_or_corrected_but_not_accepted(
+    project: Project, proposals: list[Proposal], carol: User, cat: LabelClass, dog: LabelClass
+) -> None:
+    LabelClass.objects.filter(pk=cat.pk).update(is_archived=True)
+    first, second, third = (each.pk for each in proposals[:3])
+    decision = reviewing.decide(
+        project=project, reviewer=carol, accepted=[first], rejected=[second], corrected={third: dog.pk}
+    )
+    assert (decision.accepted, decision.rejected, decision.corrected) == (0, 1, 1)
+    assert [each.why for each in decision.conflicts] == ["the class 'cat' is archived; choose another one"]
+
+
 def test_nobody_undoes_somebody_elses_decision(
     project: Project, proposals: list[Proposal], carol: User, alice: User
 ) -> None:

@@ -1,6 +1,7 @@
 """Decisions on proposals: a screenful in one transaction, each one recorded as an answer of the reviewer."""
 
 import uuid as uuids
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,12 +67,13 @@ def decide(
     proposing.lock_proposals(project)
     # Read again, now that nobody else can change them.
     proposals = {proposal.pk: proposal for proposal in Proposal.objects.filter(pk__in=verdicts).order_by("pk")}
+    archived = dict(project.classes.filter(is_archived=True).values_list("pk", "name"))
     holders = _holders(item_ids, reviewer)
     decision = Decision()
     written: list[int] = []
     for proposal in proposals.values():
         verdict, value = verdicts[proposal.pk]
-        why = _obstacle(proposal, items[proposal.item_id], holders, verdict, reviewer)
+        why = _obstacle(proposal, items[proposal.item_id], holders, archived, verdict, reviewer)
         if why is not None:
             decision.conflicts.append(Conflicting(proposal.pk, why))
             continue
@@ -120,8 +122,15 @@ def _holders(item_ids: list[int], reviewer: User) -> dict[int, str]:
     }
 
 
-def _obstacle(proposal: Proposal, item: Item, holders: dict[int, str], verdict: str, reviewer: User) -> str | None:
-    """Why this proposal cannot be decided now, or None."""
+def _obstacle(
+    proposal: Proposal,
+    item: Item,
+    holders: dict[int, str],
+    archived: dict[int, str],
+    verdict: str,
+    reviewer: User,
+) -> str | None:
+    """Why this proposal cannot be decided now, or None. ``archived``: the names of the archived classes, by id."""
     if proposal.state == verdict and proposal.decided_by_id == reviewer.pk:
         return None
     if proposal.state not in DECIDABLE:
@@ -130,6 +139,8 @@ def _obstacle(proposal: Proposal, item: Item, holders: dict[int, str], verdict: 
         return "somebody answered this image meanwhile"
     if item.pk in holders:
         return f"{holders[item.pk]} is answering this image right now"
+    if verdict == "accepted" and proposal.label_class_id in archived:
+        return f"the class {archived[proposal.label_class_id]!r} is archived; choose another one"
     return None
 
 
@@ -168,38 +179,29 @@ def decision_before(*, project: Project, reviewer: User, event_id: int) -> Audit
 def undo_decision(*, project: Project, reviewer: User, event_id: int) -> int:
     """Take back a screenful this reviewer decided; how many decisions that was. Doing it twice takes back nothing.
 
-    Each decision is superseded by a retraction; its proposal is pending again unless the item has a newer one.
+    Each decision is superseded by a retraction, behind which an earlier decision of this reviewer on the same item
+    counts again. Its proposal is pending again if the item is open, has no newer one, and the class is in use.
     Locks the items, then the project's proposals.
     """
     event = AuditEvent.objects.filter(project=project, actor=reviewer, verb="reviewed proposals", pk=event_id).first()
     if event is None:
         raise NotFound(f"there is no decision {event_id} of yours in this project")
-    decided = list(
-        Annotation.objects.select_related("settles")
-        .filter(pk__in=event.detail["annotations"], superseded_by__isnull=True)
-        .order_by("item_id")
-    )
+    decided = set(Annotation.objects.filter(pk__in=event.detail["annotations"]).values_list("item_id", "created_at"))
     items = {
         item.pk: item
         for item in Item.objects.select_for_update(no_key=True)
-        .filter(pk__in=[each.item_id for each in decided])
+        .filter(pk__in=[item_id for item_id, _ in decided])
         .order_by("pk")
     }
     proposing.lock_proposals(project)
     undone = 0
-    for annotation in decided:
-        if Annotation.objects.filter(supersedes=annotation).exists():  # a twin request was faster
+    for annotation in _current(items, reviewer):
+        # By its time: a decision that was replaced and brought back has another id.
+        if (annotation.item_id, annotation.created_at) not in decided:
             continue
-        Annotation.objects.create(
-            uuid=uuids.uuid4(),
-            project=project,
-            item_id=annotation.item_id,
-            annotator=reviewer,
-            kind=Annotation.Kind.RETRACTION,
-            supersedes=annotation,
-        )
-        labeling.close_item(items[annotation.item_id])
-        _put_up_again(annotation.settles)
+        labeling.take_back(annotation, items[annotation.item_id], uuids.uuid4())
+        if annotation.settles is not None:
+            _put_up_again(annotation.settles, items[annotation.item_id])
         undone += 1
     if undone:
         AuditEvent.objects.create(
@@ -211,11 +213,16 @@ def undo_decision(*, project: Project, reviewer: User, event_id: int) -> int:
     return undone
 
 
-def _put_up_again(proposal: Proposal | None) -> None:
-    if proposal is None:
-        return
-    newer = Proposal.objects.filter(item_id=proposal.item_id, state=Proposal.State.PENDING).exists()
-    proposal.state = Proposal.State.WITHDRAWN if newer else Proposal.State.PENDING
+def _current(items: Iterable[int], reviewer: User) -> list[Annotation]:
+    """What this reviewer's chains of answers to these items end with, with the proposals they settle."""
+    ends = Annotation.objects.filter(item_id__in=items, annotator_id=reviewer.pk, superseded_by__isnull=True)
+    return list(ends.select_related("settles__label_class").order_by("item_id"))
+
+
+def _put_up_again(proposal: Proposal, item: Item) -> None:
+    is_wanted = item.state == Item.State.OPEN and not (proposal.label_class and proposal.label_class.is_archived)
+    newer = Proposal.objects.filter(item=item, state=Proposal.State.PENDING).exists()
+    proposal.state = Proposal.State.PENDING if is_wanted and not newer else Proposal.State.WITHDRAWN
     proposal.decided_by = None
     proposal.decided_at = None
     proposal.save(update_fields=["state", "decided_by", "decided_at"])
