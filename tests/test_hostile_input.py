@@ -9,9 +9,12 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import IntegrityError, InterfaceError, OperationalError
 from django.test import Client
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
 
-from annotator.actions import projects
+from annotator.actions import projects, tokens
 from annotator.models import LabelClass, Project
+from annotator.wsgi import LARGEST_REQUEST_BYTES, BoundedParser, serve
 from tests.test_api import Caller, error
 
 Login = Callable[[User], Client]
@@ -153,3 +156,70 @@ def test_pages_are_not_kept_by_the_browser_and_images_are(
     image = client.get(f"/projects/{project.pk}/items/{items[0].pk}/image/")
     image.close()
     assert "max-age" in image["Cache-Control"]
+
+
+# --- bodies that fill the disk ---
+
+
+def heard(address: str, length: int, *headers: str) -> BoundedParser:
+    """The server's reader after the headers of a request with a body of this many bytes."""
+    reader = BoundedParser(Adjustments(max_request_body_size=LARGEST_REQUEST_BYTES))
+    size = "Transfer-Encoding: chunked" if length < 0 else f"Content-Length: {length}"
+    lines = [f"POST {address} HTTP/1.1", "Host: localhost", size, *headers]
+    with patch("django.db.close_old_connections"):  # it would close the test's own
+        reader.received("\r\n".join([*lines, "", ""]).encode())
+    return reader
+
+
+GIGABYTE = 1024**3
+
+
+@pytest.fixture
+def credentials(bob: User, client: Client) -> list[str]:
+    """Bob's token and his session, each as a header."""
+    client.force_login(bob)
+    session = client.cookies["winnow_session"].value
+    token = tokens.make_token(user=bob, name="x")[1]
+    return [f"Authorization: Bearer {token}", f"Cookie: a=b; winnow_session={session}"]
+
+
+def test_a_large_body_is_refused_before_it_is_read(credentials: list[str]) -> None:
+    for address in ("/login/", "/projects/1/settings/", "/projects/1/import/x", "//projects/1/import/", "/api/v1/"):
+        for header in credentials:
+            reader = heard(address, GIGABYTE, header, "Expect: 100-continue")
+            assert reader.completed
+            assert reader.error.code == 413
+            assert not reader.expect_continue
+
+
+def test_an_import_may_be_large_from_somebody_with_an_account(bob: User, credentials: list[str]) -> None:
+    for address in ("/projects/1/import/", "/api/v1/projects/1/imports/", "/projects/1/import/?x=1"):
+        for header in credentials:
+            reader = heard(address, GIGABYTE, header)
+            assert (reader.completed, reader.error) == (False, None)
+        for header in ("X: y", "Authorization: Bearer winnow_x", "Cookie: winnow_session=abcdefgh", "Cookie: ="):
+            assert heard(address, GIGABYTE, header).error.code == 413
+    User.objects.filter(pk=bob.pk).update(is_active=False)
+    assert heard("/projects/1/import/", GIGABYTE, credentials[0]).error.code == 413
+
+
+def test_a_body_in_pieces_is_refused_once_it_is_large(credentials: list[str]) -> None:
+    piece = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"  # one MiB
+    for address, header, refused in (("/login/", "X: y", True), ("/projects/1/import/", credentials[0], False)):
+        reader = heard(address, -1, header)
+        for _ in range(12):
+            reader.received(piece)
+        assert (reader.error is not None) == refused
+        reader.close()
+
+
+def test_a_form_of_ordinary_size_needs_no_account(db: None) -> None:
+    reader = heard("/login/", 100)
+    assert (reader.completed, reader.error) == (False, None)
+
+
+def test_the_server_reads_with_these_limits() -> None:
+    with patch("waitress.serve") as served, patch("signal.signal"), patch("annotator.supervisor.die_with_parent"):
+        serve()
+    assert served.call_args.kwargs["max_request_body_size"] == LARGEST_REQUEST_BYTES
+    assert HTTPChannel.parser_class is BoundedParser
