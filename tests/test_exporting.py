@@ -164,6 +164,23 @@ def test_a_person_outranks_an_imported_label(
     assert set(exported(project, "human", "accepted", "auto")) == {items[0].pk}
 
 
+def test_a_person_who_said_none_of_these_or_not_this_outranks_an_imported_label(
+    project: Project, items: list[Item], answer: Answer, alice: User, bob: User, cat: LabelClass, dog: LabelClass
+) -> None:
+    for item, kind, value in (
+        (items[0], "none_of_these", None),
+        (items[1], "rejection", {"class": cat.pk}),
+        (items[2], "rejection", {"class": dog.pk}),
+        (items[3], "skip", None),
+    ):
+        imported(project, item, alice, cat)
+        Annotation.objects.create(uuid=uuid.uuid4(), project=project, item=item, annotator=bob, kind=kind, value=value)
+    rows = exported(project, *INCLUDE)
+    origins = [rows[item.pk]["origin"] for item in items[:4]]
+    assert origins == ["none_of_these", "unlabelled", "imported", "imported"]
+    assert rows[items[0].pk]["annotators"] == ["bob"] and rows[items[0].pk]["label"] == ""
+
+
 def test_none_of_these_is_a_row_without_a_label_when_asked(
     project: Project, items: list[Item], answer: Answer, bob: User
 ) -> None:

@@ -205,6 +205,7 @@ def _columns(
 ) -> dict[str, Any]:
     """What the answers to one item, or else its automatic acceptance, make of the row."""
     task_type = task_types.get(project.task_type)
+    given = _not_overruled(given)
     value = queries.settled_value(task_type, given)
     if value is not None:
         return _labelled(task_type.to_row(value, class_names), [each for each in given if each.value == value])
@@ -223,6 +224,14 @@ def _columns(
             **_model(automatic),
         }
     return {"origin": UNLABELLED}
+
+
+def _not_overruled(given: list[Annotation]) -> list[Annotation]:
+    """The answers without the imported labels that a person's none-of-these or not-this speaks against."""
+    people = [each for each in given if each.source == Annotation.Source.PERSON]
+    is_none = any(each.kind == Annotation.Kind.NONE_OF_THESE for each in people)
+    rejected = [each.value for each in people if each.kind == Annotation.Kind.REJECTION]
+    return [each for each in given if each in people or not (is_none or each.value in rejected)]
 
 
 def _labelled(named: dict[str, Any], behind: list[Annotation]) -> dict[str, Any]:
