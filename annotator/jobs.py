@@ -18,7 +18,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import IntegrityError, connection, transaction
-from django.db.models import F
+from django.db.models import Exists, F, OuterRef
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.module_loading import import_string
@@ -35,6 +35,8 @@ MAX_ATTEMPTS = 3
 FURTHER = 0.01
 INTERRUPTED = "interrupted"  # the parameter in which ``tend`` keeps the count
 LOG_TAIL_LINES = 40
+# Of these one waits and one runs in a project: what the constraints of Job hold to in any case.
+COALESCED = (Job.Kind.EMBED, Job.Kind.REFIT)
 # Any number, the same in every process: the advisory lock a living worker holds.
 WORKER_SIGN = 0x77696E6E
 
@@ -54,16 +56,19 @@ def enqueue(
 ) -> Job:
     """A waiting job, rung for after the commit; for coalesced kinds the one already waiting, if there is one."""
     while True:
-        try:
-            with transaction.atomic():
-                job = Job.objects.create(
-                    project=project, kind=kind, parameters=parameters or {}, created_by=created_by, seed=seed
-                )
-        except IntegrityError:
+        job = Job(project=project, kind=kind, parameters=parameters or {}, created_by=created_by, seed=seed)
+        if kind not in COALESCED:
+            job.save()
+        else:
+            # ON CONFLICT DO NOTHING: waiting work is asked for all the time, and each refusal would be an ERROR in
+            # PostgreSQL's log. It answers no id.
+            Job.objects.bulk_create([job], ignore_conflicts=True)
             waiting = Job.objects.filter(project=project, kind=kind, state=Job.State.QUEUED).first()
             if waiting is None:  # it was claimed between the two statements
                 continue
-            return waiting
+            if waiting.created_at != job.created_at:  # somebody else's
+                return waiting
+            job = waiting
         transaction.on_commit(partial(ring, job.pk))
         return job
 
@@ -84,15 +89,17 @@ def ring(job_id: int) -> None:
 def claim(job_id: int) -> Job | None:
     """The job, now running under a new attempt, or None when it is not waiting or its kind already runs there."""
     now = timezone.now()
+    running = Job.objects.filter(project=OuterRef("project"), kind=OuterRef("kind"), state=Job.State.RUNNING)
+    is_free = ~Exists(running.filter(kind__in=COALESCED))
     try:
         with transaction.atomic():
-            claimed = Job.objects.filter(pk=job_id, state=Job.State.QUEUED).update(
+            claimed = Job.objects.filter(is_free, pk=job_id, state=Job.State.QUEUED).update(
                 state=Job.State.RUNNING,
                 attempt=F("attempt") + 1,
                 heartbeat_at=now,
                 started_at=Coalesce("started_at", now),
             )
-    except IntegrityError:  # one of this kind runs in this project; it rings for the waiting one when it ends
+    except IntegrityError:  # one of this kind began in this moment; it rings for the waiting one when it ends
         return None
     return Job.objects.select_related("project", "created_by").get(pk=job_id) if claimed else None
 

@@ -55,6 +55,30 @@ def test_a_refit_asked_for_while_one_runs_waits_behind_it(project: Project, refi
     assert jobs.claim(second.pk) is None, "two refits of one project must not run side by side"
 
 
+def test_waiting_work_asked_for_or_rung_for_again_is_no_error_in_the_log_of_the_database(project: Project) -> None:
+    failed: list[Exception] = []
+
+    def watch(execute: Any, *statement: Any) -> Any:
+        try:
+            return execute(*statement)
+        except Exception as error:
+            failed.append(error)
+            raise
+
+    with connection.execute_wrapper(watch):
+        first, again = jobs.enqueue(project, Job.Kind.REFIT), jobs.enqueue(project, Job.Kind.REFIT)
+        assert first == again
+        claimed(first)
+        waiting = jobs.enqueue(project, Job.Kind.REFIT)
+        assert jobs.claim(waiting.pk) is None
+    assert failed == []
+
+
+def test_imports_run_side_by_side(project: Project) -> None:
+    for job in [jobs.enqueue(project, Job.Kind.IMPORT) for _ in range(2)]:
+        claimed(job)
+
+
 def test_imports_are_never_merged(project: Project) -> None:
     first, second = (jobs.enqueue(project, Job.Kind.IMPORT, parameters={"n": n}) for n in (1, 2))
     assert first != second
