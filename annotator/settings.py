@@ -246,7 +246,7 @@ REST_FRAMEWORK = {
         "rest_framework.parsers.MultiPartParser",
     ],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "annotator.api.schema.SummarisedSchema",
     "EXCEPTION_HANDLER": "annotator.api.refusals.answer_refusal",
     "URL_FORMAT_OVERRIDE": None,  # ?format= names the format of an export
 }

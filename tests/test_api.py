@@ -444,6 +444,15 @@ def test_the_schema_is_valid_and_made_without_a_warning(tmp_path: Any) -> None:
     call_command("spectacular", "--validate", "--fail-on-warn", "--file", str(tmp_path / "schema.yaml"))
 
 
+def test_every_operation_says_in_one_line_what_it_does(client: Client) -> None:
+    paths = client.get("/api/schema/", headers={"Accept": "application/vnd.oai.openapi+json"}).json()["paths"]
+    summaries = [operation["summary"] for operations in paths.values() for operation in operations.values()]
+    assert len(summaries) > 30
+    assert all(5 < len(summary) < 110 for summary in summaries), summaries
+    assert "Hold the next items, up to ``count`` in all" in summaries
+    assert "Answer an item and hold the next ones, in one transaction" in summaries
+
+
 def test_the_documentation_page_needs_no_inline_script(client: Client) -> None:
     page = client.get("/api/docs/")
     assert page.status_code == 200

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from drf_spectacular.openapi import AutoSchema
+
 REFUSAL = {
     "type": "object",
     "required": ["error"],
@@ -21,6 +23,14 @@ REFUSAL = {
         }
     },
 }
+
+
+class SummarisedSchema(AutoSchema):
+    """Shows the first sentence of each docstring beside the address, where a reader looks for what to call next."""
+
+    def get_summary(self) -> str:
+        """The first sentence, without its full stop."""
+        return self.get_description().partition(". ")[0].splitlines()[0].rstrip(".")
 
 
 def add_refusals(result: dict[str, Any], **_: Any) -> dict[str, Any]:
