@@ -1,11 +1,12 @@
 """Decisions on proposals, and the rule that people outrank models."""
 
+import threading
 import uuid
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from annotator import queries
@@ -198,6 +199,24 @@ def test_proposals_never_overwrite_answers(
     answer(bob, items[0], dog)
     predictions = [proposing.Predicted(item.pk, cat.pk, 0.99, []) for item in items]
     assert proposing.store_proposals(project=project, model_version=model, predictions=predictions) == len(items) - 1
+    assert not Proposal.objects.filter(item=items[0]).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_item_answered_while_proposals_are_stored_gets_none(
+    project: Project, items: list[Item], model: ModelVersion, bob: User, cat: LabelClass, dog: LabelClass, answer: Any
+) -> None:
+    def store() -> None:
+        predictions = [proposing.Predicted(item.pk, cat.pk, 0.99, []) for item in items]
+        proposing.store_proposals(project=project, model_version=model, predictions=predictions)
+        connection.close()
+
+    with transaction.atomic():
+        answer(bob, items[0], dog)
+        storing = threading.Thread(target=store)
+        storing.start()
+        storing.join()
+    assert Proposal.objects.count() == len(items) - 1
     assert not Proposal.objects.filter(item=items[0]).exists()
 
 

@@ -34,8 +34,8 @@ def store_proposals(*, project: Project, model_version: ModelVersion, prediction
 
     A pending proposal of the same class stays the same row, with the new confidence and model version, so that a
     grid somebody is looking at stays true. One whose class changed, or that is no longer predicted, is withdrawn.
-    Items people have answered meanwhile get none, nor do classes archived meanwhile. Takes the project's proposal
-    lock; four statements.
+    Items people have answered meanwhile or answer at this moment get none, nor do classes archived meanwhile. Takes
+    the project's proposal lock, then the items with SKIP LOCKED; four statements.
     """
     from psycopg.types.json import Jsonb
 
@@ -74,11 +74,15 @@ def store_proposals(*, project: Project, model_version: ModelVersion, prediction
         )
         cursor.execute(
             """
+            WITH unanswered AS MATERIALIZED (
+                SELECT id FROM annotator_item WHERE state = 'open' AND id IN (SELECT item_id FROM predicted)
+                FOR NO KEY UPDATE SKIP LOCKED
+            )
             INSERT INTO annotator_proposal (project_id, item_id, model_version_id, value, label_class_id, confidence,
                                             is_calibrated, short_list, state, created_at)
             SELECT %s, n.item_id, %s, jsonb_build_object('class', n.class_id), n.class_id, n.confidence,
                    %s, n.short_list, 'pending', now()
-            FROM predicted n JOIN annotator_item i ON i.id = n.item_id AND i.state = 'open'
+            FROM predicted n JOIN unanswered i ON i.id = n.item_id
             JOIN annotator_labelclass c ON c.id = n.class_id AND NOT c.is_archived
             ON CONFLICT (item_id) WHERE state = 'pending' DO NOTHING
             """,
