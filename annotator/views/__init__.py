@@ -1,5 +1,6 @@
 """The pages. A view fetches and authorises through access.py, calls one action, and renders one template."""
 
+import codecs
 import logging
 import sys
 from collections.abc import Callable
@@ -26,6 +27,17 @@ class PageRequest(HttpRequest):
 
     user: User
     htmx: Any
+
+
+def utf8_only(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """Middleware: a body says that it is in UTF-8, or nothing. Other codecs make text that cannot be kept, or none."""
+
+    def answer(request: HttpRequest) -> HttpResponse:
+        if request.encoding and codecs.lookup(request.encoding).name not in ("utf-8", "ascii"):
+            return HttpResponse("text is read as UTF-8 only\n", content_type="text/plain", status=415)
+        return get_response(request)
+
+    return answer
 
 
 def page(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
