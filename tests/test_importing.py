@@ -20,7 +20,7 @@ from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
-from annotator import jobs
+from annotator import jobs, uploads
 from annotator.actions import imported_labels, importing, projects, reviewing
 from annotator.actions.importing import audit_size
 from annotator.formats import sources
@@ -38,7 +38,6 @@ from annotator.models import (
     Split,
 )
 from annotator.storage import AtomicFileStorage
-from annotator.views import uploads
 from ml_worker.tasks import run_job
 from tests.cast import png
 

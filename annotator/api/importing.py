@@ -13,7 +13,7 @@ from annotator.access import OWN
 from annotator.actions import importing
 from annotator.api import shapes
 from annotator.api.endpoint import Endpoint, person, read
-from annotator.views.uploads import ClosingUploadHandler
+from annotator.uploads import ClosingUploadHandler
 
 
 @extend_schema(tags=["import"])

@@ -13,8 +13,8 @@ from annotator.access import OWN, get_membership
 from annotator.actions import importing
 from annotator.errors import InvalidImport
 from annotator.models import Job, Membership
+from annotator.uploads import ClosingUploadHandler
 from annotator.views import PageRequest, page
-from annotator.views.uploads import ClosingUploadHandler
 
 TEMPLATE = "importing.html"
 IMPORTS_SHOWN = 5
