@@ -20,7 +20,9 @@ class Command(BaseCommand):
         parser.add_argument("--encoder", default=algorithms.DEFAULTS["encoder"], help=_names("encoder"))
         parser.add_argument("--head", default=algorithms.DEFAULTS["head"], help=_names("head"))
         parser.add_argument("--trainer", default="none")
-        parser.add_argument("--acquisition", default=algorithms.DEFAULTS["acquisition"], help="comma between: " + _names("acquisition"))
+        parser.add_argument(
+            "--acquisition", default=algorithms.DEFAULTS["acquisition"], help="comma between: " + _names("acquisition")
+        )
         parser.add_argument("--budget", type=int, default=100, help="answers in all, audit answers counted")
         parser.add_argument("--batch", type=int, default=10, help="answers between two refits")
         parser.add_argument("--seeds", type=int, default=3, help="how many runs, each with its own test split")
