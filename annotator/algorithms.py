@@ -118,6 +118,24 @@ CATALOGUE = (
         help="Asks about items drawn by lot; the yardstick for the others.",
         source="",
     ),
+    Algorithm(
+        kind="trainer",
+        name="supervised",
+        title="Supervised",
+        help="Learns from the labelled images alone, strongly augmented; the yardstick of the others.",
+        source="",
+    ),
+    Algorithm(
+        kind="trainer",
+        name="fixmatch",
+        title="FixMatch",
+        help="What the network is sure of on a plain view, it learns to say on a distorted one.",
+        source="Sohn et al. 2020, FixMatch",
+        parameters=(
+            Parameter("threshold", float, 0.95, 0.0, 1.0, "", "How sure it must be before a guess counts."),
+            Parameter("weight", float, 1.0, 0.0, 100.0, "", "How much the unlabelled images count."),
+        ),
+    ),
 )
 
 DEFAULTS = {"encoder": "pca_pixels", "head": "label_spreading", "acquisition": "margin"}

@@ -1,0 +1,1 @@
+"""Weak and strong views of image batches, as tensor operations."""
