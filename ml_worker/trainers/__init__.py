@@ -10,6 +10,15 @@ travel with its `state_dict`, so that a resumed run goes on as if nothing had ha
 logged, averaged over steps, and shown while it trains; every trainer with a gate logs the share it let through as
 `kept`. They stay tensors: reading one on a GPU would wait for it.
 
+Memory per item is declared, so that the loop can forget the entries of items whose answer changed (their memory was of
+another answer) and keep the others when the pool grew or answers came in between two sittings of one run:
+
+    per_item = ("guesses",)       # buffers of setting.n_items rows; row = the item's row in the image pool
+    per_labeled = ("targets",)    # buffers with one row per setting.labeled_items, in that order
+
+What can be worked out from the setting is no memory: register it with persistent=False. Dropout, torch.rand and the
+like need no care: before each step the loop seeds torch from the run's seed and the step's number.
+
 Arithmetic that a third trainer needs becomes a function here, never a base class.
 """
 
@@ -95,7 +104,8 @@ class Alignment(nn.Module):
     def __init__(self, n_classes: int, target: Tensor | None, momentum: float = 0.99) -> None:
         super().__init__()
         self.momentum = momentum
-        self.register_buffer("target", target)
+        # Not saved: a resumed run must align to the prior estimated from the answers there are now.
+        self.register_buffer("target", target, persistent=False)
         start = torch.full((n_classes,), 1.0 / n_classes) if target is None else target.clone()
         self.register_buffer("mean", start)
 
