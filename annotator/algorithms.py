@@ -14,19 +14,25 @@ from typing import Any
 from annotator.errors import InvalidSettings
 
 KINDS = ("encoder", "head", "acquisition", "trainer")
+MAX_TEXT = 200  # characters of a parameter that is free text
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One setting of an algorithm; a value must be a `type` (int or float) within [minimum, maximum]."""
+    """One setting of an algorithm.
+
+    A number (`type` int or float) lies within [minimum, maximum]. Text (`type` str) is one of `choices`, or, where
+    there are none, one line of at most 200 characters.
+    """
 
     name: str
     type: type
-    default: int | float
-    minimum: int | float
-    maximum: int | float
-    unit: str
-    help: str
+    default: int | float | str
+    minimum: int | float = 0
+    maximum: int | float = 0
+    unit: str = ""
+    help: str = ""
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,9 @@ def clean_parameters(kind: str, name: str, raw: Mapping[str, Any]) -> dict[str, 
     return clean
 
 
-def _clean(parameter: Parameter, value: Any) -> int | float:
+def _clean(parameter: Parameter, value: Any) -> int | float | str:
+    if parameter.type is str:
+        return _clean_text(parameter, value)
     kind = "a whole number" if parameter.type is int else "a number"
     span = f"wanted {kind} from {parameter.minimum} to {parameter.maximum}"
     try:
@@ -191,3 +199,12 @@ def _clean(parameter: Parameter, value: Any) -> int | float:
     if parameter.type is int and not number.is_integer():
         raise ValueError(f"found {value!r}, {span}")
     return int(number) if parameter.type is int else number
+
+
+def _clean_text(parameter: Parameter, value: Any) -> str:
+    text = value.strip() if isinstance(value, str) else None
+    if parameter.choices and text not in parameter.choices:
+        raise ValueError(f"found {value!r}, wanted one of: {', '.join(parameter.choices)}")
+    if text is None or len(text) > MAX_TEXT or not text.isprintable():
+        raise ValueError(f"found {str(value)[:40]!r}, wanted one line of at most {MAX_TEXT} characters")
+    return text
