@@ -136,6 +136,17 @@ def supervised_loss(logits: Tensor, batch: Batch) -> Tensor:
     return (losses * batch.weights).sum() / batch.weights.sum().clamp_min(1e-6)
 
 
+def one_pass(net: nn.Module, *views: Tensor) -> tuple[Tensor, ...]:
+    """Logits (B, C) of each batch of views, float32, from one pass over all, so that batch normalisation sees the
+    same statistics everywhere."""
+    return net(torch.cat(views)).float().split([len(view) for view in views])
+
+
+def scalars(**values: Tensor) -> Logs:
+    """Each value as its mean without gradient, under its name: what `loss` returns beside the loss."""
+    return {name: value.detach().mean() for name, value in values.items()}
+
+
 def load(name: str) -> Any:
     """The Trainer class in the file of this name. Raises ModuleNotFoundError for an unknown name."""
     return import_module(f"{__name__}.{name}").Trainer
