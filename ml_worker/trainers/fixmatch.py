@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ml_worker.trainers import Batch, Logs, Setting, Step, alignment, supervised_loss
+from ml_worker.trainers import Batch, Logs, Setting, Step, alignment, one_pass, scalars, supervised_loss
 
 
 class Trainer(nn.Module):
@@ -23,23 +23,16 @@ class Trainer(nn.Module):
         self.align = alignment(setting)
 
     def loss(self, net: nn.Module, labeled: Batch, unlabeled: Batch, step: Step) -> tuple[Tensor, Logs]:
-        b, m = len(labeled), len(unlabeled)
-        # One pass over all views, so that batch normalisation sees the same statistics everywhere.
-        logits = net(torch.cat([labeled.weak(), unlabeled.weak(), unlabeled.strong()])).float()
-        labelled_loss = supervised_loss(logits[:b], labeled)
-        if m == 0:
-            return labelled_loss, {"labelled_loss": labelled_loss.detach()}
+        if len(unlabeled) == 0:
+            labelled_loss = supervised_loss(net(labeled.weak()), labeled)
+            return labelled_loss, scalars(labelled_loss=labelled_loss)
+        plain, weak, strong = one_pass(net, labeled.weak(), unlabeled.weak(), unlabeled.strong())
+        labelled_loss = supervised_loss(plain, labeled)
         with torch.no_grad():
-            probs = self.align(logits[b : b + m].softmax(dim=1))
-            confidence, guess = probs.max(dim=1)
+            confidence, guess = self.align(weak.softmax(dim=1)).max(dim=1)
             kept = (confidence >= self.threshold).float()
-        losses = cross_entropy(logits[b + m :], guess, reduction="none")
+        losses = cross_entropy(strong, guess, reduction="none")
         step.note(unlabeled.items, losses.detach())
-        unlabelled_loss = (losses * kept).sum() / m
-        logs = {
-            "labelled_loss": labelled_loss.detach(),
-            "unlabelled_loss": unlabelled_loss.detach(),
-            "kept": kept.mean(),
-            "confidence": confidence.mean(),
-        }
+        unlabelled_loss = (losses * kept).mean()
+        logs = scalars(labelled_loss=labelled_loss, unlabelled_loss=unlabelled_loss, kept=kept, confidence=confidence)
         return labelled_loss + self.weight * unlabelled_loss, logs

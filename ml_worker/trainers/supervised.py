@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ml_worker.trainers import Batch, Logs, Setting, Step, supervised_loss
+from ml_worker.trainers import Batch, Logs, Setting, Step, scalars, supervised_loss
 
 
 class Trainer(nn.Module):
@@ -15,4 +15,4 @@ class Trainer(nn.Module):
 
     def loss(self, net: nn.Module, labeled: Batch, unlabeled: Batch, step: Step) -> tuple[Tensor, Logs]:
         loss = supervised_loss(net(labeled.strong()), labeled)
-        return loss, {"labelled_loss": loss.detach()}
+        return loss, scalars(labelled_loss=loss)
