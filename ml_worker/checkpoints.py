@@ -89,7 +89,12 @@ def resume(path: Path, state: State, identity: Mapping[str, Any], examples: Exam
     if not changed:
         return f"resumed at step {state.step}"
     state.best_step, state.best_accuracy, state.best_weights = 0, -1.0, {}
-    return f"resumed at step {state.step}; {len(changed)} answers changed since, their items start afresh"
+    what = (
+        "1 answer changed since, its item starts"
+        if len(changed) == 1
+        else f"{len(changed)} answers changed since, their items start"
+    )
+    return f"resumed at step {state.step}; {what} afresh"
 
 
 def _answers(examples: Examples) -> dict[str, Tensor]:
