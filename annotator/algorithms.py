@@ -305,10 +305,10 @@ CATALOGUE = (
         source="Zheng et al. 2023, SimMatchV2",
         parameters=(
             Parameter("threshold", float, 0.7, 0.0, 1.0, "", "How sure it must be before a guess counts."),
-            Parameter("neighbours", int, 128, 1, 512, "items", "At most so many labelled images around each image."),
+            Parameter("neighbours", int, 32, 1, 512, "items", "At most so many labelled images around each image."),
             Parameter("alpha", float, 0.1, 0.0, 0.99, "", "The share of a guess that comes from neighbours."),
             Parameter("temperature", float, 0.1, 0.01, 1.0, "", "Smaller listens to fewer neighbours."),
-            Parameter("memory", int, 4096, 1, 100_000, "views", "How many recent unlabelled views are compared with."),
+            Parameter("memory", int, 2048, 1, 100_000, "views", "How many recent unlabelled views are compared with."),
             Parameter("weight", float, 1.0, 0.0, 100.0, "", "How much the unlabelled images count."),
             Parameter("edge_weight", float, 5.0, 0.0, 100.0, "", "How much their similarities to each other count."),
         ),
