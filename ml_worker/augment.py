@@ -148,8 +148,8 @@ def harder(images: Tensor, policy: Policy, generator: torch.Generator) -> Tensor
 def transformed(levels: Tensor, rotate_deg: Tensor, shear: Tensor, translate: Tensor) -> Tensor:
     """Images turned clockwise, sheared and moved, by one bilinear resampling about their centre; grey outside.
 
-    levels: float32 (n, 3, H, W). rotate_deg (n,); shear (n, 2) and translate (n, 2), x before y, translate as a share
-    of the side, positive to the right and down.
+    levels: float32 (n, 3, H, W), overwritten. rotate_deg (n,); shear (n, 2) and translate (n, 2), x before y,
+    translate as a share of the side, positive to the right and down.
     """
     height, width = levels.shape[2:]
     angle = rotate_deg * (math.pi / 180)
@@ -166,7 +166,7 @@ def transformed(levels: Tensor, rotate_deg: Tensor, shear: Tensor, translate: Te
     for axis in range(2):
         row, column, constant = terms[:, :, axis, None]
         torch.add((row * x)[:, None, :], (column * y + constant)[:, :, None], out=grid[..., axis])
-    return grid_sample(levels - GREY, grid, align_corners=False).add_(GREY)
+    return grid_sample(levels.sub_(GREY), grid, align_corners=False).add_(GREY)
 
 
 def _moved(images: Tensor, policy: Policy, generator: torch.Generator) -> Tensor:
@@ -273,7 +273,7 @@ def _sharpness(levels: Tensor, strength: Tensor) -> Tensor:
     triples = levels[..., :-2] + levels[..., 1:-1] + levels[..., 2:]
     inner = levels[..., 1:-1, 1:-1]
     smooth = (triples[:, :, :-2] + triples[:, :, 1:-1] + triples[:, :, 2:]).add_(inner, alpha=4).div_(13)
-    levels[..., 1:-1, 1:-1] = _blend(smooth, inner, strength)
+    _blend(smooth, inner, strength)  # in place: inner is a part of levels
     return levels
 
 
@@ -345,11 +345,11 @@ def _beside(values: Tensor, levels: Tensor) -> Tensor:
 
 def _luma(levels: Tensor) -> Tensor:
     """Brightness as ITU-R BT.601 weighs the channels, (n, 1, H, W)."""
-    return levels[:, :1] * 0.299 + levels[:, 1:2] * 0.587 + levels[:, 2:] * 0.114
+    return (levels[:, :1] * 0.299).add_(levels[:, 1:2] * 0.587).add_(levels[:, 2:] * 0.114)
 
 
 def _blend(towards: Tensor, levels: Tensor, strength: Tensor) -> Tensor:
-    return (levels - towards).mul_(_factor(strength)).add_(towards)
+    return levels.sub_(towards).mul_(_factor(strength)).add_(towards)
 
 
 def _are_grey(images: Tensor) -> bool:
