@@ -121,9 +121,10 @@ def current_model(project: Project) -> ModelVersion | None:
 
 
 def current_embedding(project: Project) -> Job | None:
-    """The newest finished embedding; its result says ``folder`` and ``n``."""
-    done = Job.objects.filter(project=project, kind=Job.Kind.EMBED, state=Job.State.DONE).exclude(result={})
-    return done.order_by("-id").first()
+    """The newest embedding: of a finished embedding job, or of a network that was promoted. Its result says
+    ``folder``, ``n``, ``image_px`` and ``encoder``."""
+    made = Job.objects.filter(project=project, kind__in=[Job.Kind.EMBED, Job.Kind.TRAIN], result__has_key="folder")
+    return made.filter(state=Job.State.DONE).order_by("-finished_at", "-id").first()
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 from django.core.files.storage import default_storage
 
-from annotator import jobs
+from annotator import jobs, queries
 from annotator.errors import InvalidImport
 from annotator.models import Item, Job, ModelVersion, Project, Split
 from ml_worker import encoders, neighbours, snapshot
 from ml_worker.images import DecodedPool, Images, UnreadableImage, decode, training_px
-from ml_worker.pool import Pool, Rows
+from ml_worker.nets import Network, load_network
+from ml_worker.pool import Floats, Pool, Rows
+from ml_worker.predict import predict
 
 CHUNK = 256
 # Shares of the progress bar.
@@ -32,18 +34,29 @@ def run(run: jobs.Run) -> None:
         raise InvalidImport("there are no images in this project yet; import some first")
     item_ids = np.array([row[0] for row in columns], np.int64)
     splits = np.array([snapshot.SPLIT_CODES[Split(row[1])] for row in columns], np.uint8)
-    image_px = training_px([row[2] for row in columns], [row[3] for row in columns])
+    network = None if run.job.parameters.get("afresh") else _network(project)
+    image_px = network[1] if network else training_px([row[2] for row in columns], [row[3] for row in columns])
     decoded = DecodedPool(snapshot.embedding_folder(f"{project.pk}/decoded-{image_px}"), image_px)
     _decode_missing(run, decoded, item_ids)
     name = f"{project.pk}/embedding-{run.job.pk}-{run.job.attempt}"
-    pool = _embed(run, project, decoded, item_ids, splits, snapshot.embedding_folder(name) / "encoder")
-    _save(pool, item_ids, splits, snapshot.embedding_folder(name))
+    folder = snapshot.embedding_folder(name)
+    indexed = splits != snapshot.SPLIT_CODES[Split.TEST]
+    if not indexed.any():
+        raise InvalidImport("every image of this project is in the test split; import some to label")
+    images, rows = decoded.images(), decoded.rows(item_ids)
+    if network:
+        embeddings = _by_network(run, network[0], images, rows)
+        shutil.copytree(network[2], folder / "network")
+    else:
+        embeddings = _by_encoder(run, project, images, rows, indexed, folder / "encoder")
+    pool = _with_neighbours(run, embeddings, indexed)
+    _save(pool, item_ids, splits, folder)
     run.log(f"embedded {len(item_ids):,} images of {image_px} px to {pool.embeddings.shape[1]} numbers each")
     run.job.result = {
         "folder": name,
         "n": len(item_ids),
         "image_px": image_px,
-        "encoder": project.settings.encoder,
+        "encoder": "trained" if network else project.settings.encoder,
     }
     Job.objects.filter(pk=run.job.pk).update(result=run.job.result)
     _prune(project, keep=name)
@@ -76,24 +89,34 @@ def _decoded(image_px: int, storage_key: str) -> tuple[Images, str]:
         return grey, f"{storage_key}: {error}; embedded as plain grey"
 
 
-def _embed(
-    run: jobs.Run,
-    project: Project,
-    decoded: DecodedPool,
-    item_ids: Rows,
-    splits: np.ndarray,
-    encoder_folder: Path,
-) -> Pool:
+def _network(project: Project) -> tuple[Network, int, Path] | None:
+    """The trained network that encodes this project now, the side of its images, and where it lies."""
+    current = queries.current_embedding(project)
+    if current is None or current.result["encoder"] != "trained":
+        return None
+    folder = snapshot.embedding_folder(current.result["folder"]) / "network"
+    net, image_px = load_network(folder)
+    return net, image_px, folder
+
+
+def _by_network(run: jobs.Run, net: Network, images: Images, rows: Rows) -> Floats:
+    def scored(done: int, total: int) -> None:
+        run.report(DECODED + (EMBEDDED - DECODED) * done / total, f"embedded {done:,} of {total:,} images")
+
+    return predict(net, images, rows, device="cpu", batch=512, progress=scored).features
+
+
+def _by_encoder(
+    run: jobs.Run, project: Project, images: Images, rows: Rows, indexed: np.ndarray, encoder_folder: Path
+) -> Floats:
     run.report(DECODED, "learning the encoder", force=True)
-    indexed = splits != snapshot.SPLIT_CODES[Split.TEST]
-    if not indexed.any():
-        raise InvalidImport("every image of this project is in the test split; import some to label")
-    rows = decoded.rows(item_ids)
-    images = decoded.images()
     encoder = encoders.load(project.settings.encoder)(seed=run.job.seed, **snapshot.encoder_parameters(project))
     encoder.fit(images[rows[indexed]])
     encoder.save(encoder_folder)
-    embeddings = np.concatenate([encoder.embed(images[rows[at : at + 8192]]) for at in range(0, len(rows), 8192)])
+    return np.concatenate([encoder.embed(images[rows[at : at + 8192]]) for at in range(0, len(rows), 8192)])
+
+
+def _with_neighbours(run: jobs.Run, embeddings: Floats, indexed: np.ndarray) -> Pool:
     run.report(EMBEDDED, "finding nearest neighbours", force=True)
 
     def progress(done: int, total: int) -> None:

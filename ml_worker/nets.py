@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,24 @@ def build(name: str, n_classes: int, image_px: int, *, mean: Tensor, std: Tensor
         raise ValueError(f"there is no network {name!r}; there are: {', '.join(NAMES)}")
     network = Network(body, width, n_classes, mean, std)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def save_network(net: Network, folder: Path, name: str, n_classes: int, image_px: int) -> None:
+    """Weights and what is needed to build the network around them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(
+        {"net": name, "n_classes": n_classes, "image_px": image_px, "weights": net.cpu().state_dict()},
+        folder / "network.pt",
+    )
+
+
+def load_network(folder: Path) -> tuple[Network, int]:
+    """The network saved in a folder, in eval mode, and the side of the squares it was trained on."""
+    saved = torch.load(folder / "network.pt", map_location="cpu", weights_only=True)
+    flat = torch.zeros(3), torch.ones(3)
+    net = build(saved["net"], saved["n_classes"], saved["image_px"], mean=flat[0], std=flat[1])
+    net.load_state_dict(saved["weights"])
+    return net.eval(), saved["image_px"]
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:

@@ -1,9 +1,14 @@
 """Asking the worker to learn: when it is due, or when somebody presses the button."""
 
+from typing import Any
+
 from django.contrib.auth.models import User
 
-from annotator import jobs
+from annotator import algorithms, jobs
+from annotator.errors import InvalidSettings
 from annotator.models import Annotation, AuditEvent, Job, Project
+
+MINUTES_AT_MOST = 1440
 
 
 def refit_when_due(*, project: Project) -> Job | None:
@@ -35,8 +40,31 @@ def request_refit(*, project: Project, actor: User) -> Job:
     return jobs.enqueue(project, Job.Kind.REFIT, created_by=actor)
 
 
+def request_training(
+    *, project: Project, actor: User, trainer: str | None = None, minutes: float | None = None
+) -> Job:
+    """Train a network on the pool, as the settings say or with this trainer and for so many minutes.
+
+    A training that waits already is the one returned. Raises InvalidSettings for an unknown trainer or 0 minutes.
+    """
+    parameters: dict[str, Any] = {}
+    if trainer not in (None, "", "auto"):
+        parameters["trainer"] = algorithms.get("trainer", str(trainer)).name
+    if minutes is not None:
+        if not 0 < minutes <= MINUTES_AT_MOST:
+            raise InvalidSettings(f"{minutes:g} minutes is not between 0 and {MINUTES_AT_MOST}")
+        parameters["minutes"] = minutes
+    AuditEvent.objects.create(project=project, actor=actor, verb="training requested", detail=parameters)
+    return jobs.enqueue(project, Job.Kind.TRAIN, parameters=parameters, created_by=actor)
+
+
 def request_embedding(*, project: Project, actor: User | None = None) -> Job:
-    """Embed everything that is in the project now; a refit follows when it is done."""
-    if actor is not None:
-        AuditEvent.objects.create(project=project, actor=actor, verb="embedding requested")
-    return jobs.enqueue(project, Job.Kind.EMBED, created_by=actor)
+    """Embed everything that is in the project now; a refit follows when it is done.
+
+    Asked for by a person it goes back to the encoder of the settings, from a network that was trained; without one it
+    keeps what encodes the project now.
+    """
+    if actor is None:
+        return jobs.enqueue(project, Job.Kind.EMBED)
+    AuditEvent.objects.create(project=project, actor=actor, verb="embedding requested")
+    return jobs.enqueue(project, Job.Kind.EMBED, parameters={"afresh": True}, created_by=actor)

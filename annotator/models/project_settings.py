@@ -37,6 +37,23 @@ class ProjectSettings:
         "Which image is asked next, before there is a model.",
         catalogue="acquisition",
     )
+    trainer: str = _setting(
+        "auto",
+        "Trainer",
+        "How a network learns from the answers and the pool, when somebody asks for training.",
+        catalogue="trainer",
+        auto="Chosen from the answers, the time and the device; the job says why",
+    )
+    training_minutes: int = _setting(5, "Training time", "Minutes a training may take.", minimum=1, maximum=1440)
+    augment_mirror: bool = _setting(
+        True, "Mirror", "A mirrored image is still of its class. Off for text, digits and signs."
+    )
+    augment_rotate: bool = _setting(True, "Turn and slant", "An image a little turned is still of its class.")
+    augment_colour: bool = _setting(
+        True,
+        "Change colours",
+        "An image in other colours is still of its class. Off where colours tell classes apart.",
+    )
     answers_per_refit: int = _setting(
         10,
         "Answers between refits",
@@ -119,7 +136,8 @@ def _clean_value(each: Any, raw: Any) -> Any:
             return False
         raise InvalidSettings(f"{raw!r} is neither true nor false")
     if "catalogue" in limits:
-        names = [algorithm.name for algorithm in algorithms.catalogue(limits["catalogue"])]
+        names = ["auto"] if "auto" in limits else []
+        names += [algorithm.name for algorithm in algorithms.catalogue(limits["catalogue"])]
         if raw not in names:
             raise InvalidSettings(f"{raw!r} is not one of {', '.join(names)}")
         return raw

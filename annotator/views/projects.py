@@ -25,6 +25,7 @@ SETTINGS_TEMPLATE = "project_settings.html"
 # How the settings are grouped on the page; a setting that is in none of these lands in the last group.
 GROUPS = (
     ("Learning", ("encoder", "head", "answers_per_refit")),
+    ("Training", ("trainer", "training_minutes", "augment_mirror", "augment_rotate", "augment_colour")),
     ("Questions", ("acquisition", "cold_start", "queue_length", "show_suggestions")),
     ("Proposals", ("propose_above", "proposals_at_most")),
     ("Random checks", ("audit_fraction", "audit_minimum", "audit_share")),
@@ -256,6 +257,9 @@ def _field(each: Any, value: Any, wrong: dict[str, str]) -> Field:
         kind, value = "check", str(value).lower() in ("true", "on", "1", "yes")
     elif "catalogue" in limits:
         kind, options = "choice", algorithms.catalogue(limits["catalogue"])
+        if "auto" in limits:
+            automatic = algorithms.Algorithm(limits["catalogue"], "auto", "Automatic", limits["auto"] + ".", "")
+            options = (automatic, *options)
     else:
         kind = "whole" if each.type is int else "rate"
     return Field(

@@ -44,8 +44,10 @@ def _ask(request: PageRequest, membership: Membership) -> HttpResponse:
         job = training.request_refit(project=membership.project, actor=request.user)
     elif asked == "embed":
         job = training.request_embedding(project=membership.project, actor=request.user)
+    elif asked == "train":
+        job = training.request_training(project=membership.project, actor=request.user)
     else:
-        raise InvalidSettings(f"{asked[:40]!r} is not something to ask for; choose refit or embed")
+        raise InvalidSettings(f"{asked[:40]!r} is not something to ask for; choose refit, train or embed")
     messages.success(request, f"{job.get_kind_display()}: job {job.pk} is asked for")
     return _see_other(reverse("training", args=[membership.project.pk]))
 
@@ -70,6 +72,8 @@ def _learnt(membership: Membership) -> dict[str, Any]:
         "item_count": project.items.count(),
         "may_ask": allows(membership.role, REVIEW),
         "per_refit": project.settings.answers_per_refit,
+        "trainer_title": project.settings.trainer,
+        "training_minutes": project.settings.training_minutes,
     }
 
 
