@@ -313,6 +313,9 @@ def test_simmatchv2_uses_the_nearest_and_only_those_seen() -> None:
     trainer.seen[0] = True
     # One neighbour seen, of class 0: (0.5 + 0.5, 0.5) / 1.5.
     assert trainer.propagate(even, weak)[0].tolist() == pytest.approx([2 / 3, 1 / 3], abs=1e-5)
+    # With room for one neighbour it is that one, although it lies on the other side and an unseen entry is nearer.
+    trainer.neighbours = 1
+    assert trainer.propagate(even, -weak)[0].tolist() == pytest.approx([2 / 3, 1 / 3], abs=1e-5)
 
 
 def test_simmatchv2_overwrites_the_oldest_views() -> None:

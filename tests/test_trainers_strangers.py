@@ -184,7 +184,7 @@ def digits_learnt_with(name: str, seed: int) -> tuple[float, float]:
 @pytest.mark.slow
 def test_strangers_in_the_pool_do_not_cost_accuracy() -> None:
     gains = [digits_learnt_with("iomatch", seed)[0] - digits_learnt_with("supervised", seed)[0] for seed in SEEDS]
-    # Measured: +1.7, +7.2 and +3.4 points, 95 % interval of the mean -2.8 to +11.0; over six seeds +5.8, -4.1 to +15.8.
+    # Measured: +1.7, +7.2, +3.4 points, 95 % interval of the mean -2.8 to +11.0; six seeds: +5.8, -4.1 to +15.8.
     # That it gains is not shown by so few pairs; a loss of five points would be noticed.
     assert np.mean(gains) > -0.05, gains
 
