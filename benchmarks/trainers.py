@@ -260,11 +260,9 @@ def main() -> None:
     given, policy = examples(images), Policy.for_images(images[:500])
     bits = precision(CPU, "auto") or torch.float32
     print(
-        f"{len(images)} images of {PX} px, network {asked.net}, {asked.batch} labelled + {asked.ratio} unlabelled for"
+        f"{len(images)} images of {PX} px; network {asked.net}, {str(bits).removeprefix('torch.')}, one thread; a step"
     )
-    print(
-        f"each of them a step, {str(bits).removeprefix('torch.')}, one thread. Images through the network a second:\n"
-    )
+    print(f"takes {asked.batch} + {asked.batch * asked.ratio} images. Through the network a second:\n")
     print(f"{'trainer':<14}{'loop':>8}{'bare':>8}{'share':>8}")
 
     def recipe(name: str, steps: int) -> loop.Recipe:

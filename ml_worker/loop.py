@@ -158,7 +158,7 @@ def train(
         since_evaluation.add({"loss": loss.detach(), **logs})
         # On a GPU reading the loss would wait for it; there the reports look.
         if device.type == "cpu":
-            since_report.check(recipe.trainer, number)
+            since_report.check(f"{recipe.trainer}, step {number}")
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
@@ -176,7 +176,7 @@ def train(
         evaluating = bool(over) or state.step % recipe.evaluate_every == 0
         telling = evaluating or clock.report_due
         if telling:
-            since_report.check(recipe.trainer, number)
+            since_report.check(f"{recipe.trainer}, a step up to {number}")
         if evaluating:
             accuracy = _audit_accuracy(teacher, examples, recipe)
             state.stopped = _judge(state, accuracy, teacher, examples, recipe) or over
@@ -329,10 +329,10 @@ class _Averages:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def check(self, trainer: str, number: int) -> None:
-        """Raises NotFinite if any loss since the last take was."""
+    def check(self, where: str) -> None:
+        """Raises NotFinite naming where, if any loss since the last take was."""
         if "loss" in self.sums and not math.isfinite(float(self.sums["loss"])):
-            raise NotFinite(f"{trainer}: the loss is {float(self.sums['loss'])} at step {number}; try a lower rate")
+            raise NotFinite(f"{where}: the loss is {float(self.sums['loss'])}; try a lower learning rate")
 
     def take(self) -> dict[str, float]:
         means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}

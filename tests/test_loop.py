@@ -219,7 +219,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_by_name_and_leaves_no_checkpoi
             return loss * (math.inf if step.number == 3 else 1.0), logs
 
     monkeypatch.setattr(trainers, "load", lambda name: Breaking)
-    with pytest.raises(NotFinite, match="plain: the loss is inf at step 3"):
+    with pytest.raises(NotFinite, match="plain, step 3: the loss is inf"):
         run(folder=tmp_path)
     assert not (tmp_path / "checkpoint.pt").exists()
 

@@ -82,6 +82,7 @@ def test_it_learns_its_answers_and_moves_the_weights(name: str) -> None:
     assert (weights_of(run(name).net) - weights_of(untaught)).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_seed_gives_the_same_losses_and_a_cut_short_run_reaches_the_same_state(
     name: str, tmp_path: Path
@@ -94,6 +95,7 @@ def test_the_same_seed_gives_the_same_losses_and_a_cut_short_run_reaches_the_sam
     assert torch.equal(weights_of(resumed.net), weights_of(run(name).net))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_without_unlabelled_images_it_learns_from_the_answers(name: str) -> None:
     alone = trained(name, examples(unlabeled=np.zeros(0, np.int64)), steps=8)
@@ -101,6 +103,7 @@ def test_without_unlabelled_images_it_learns_from_the_answers(name: str) -> None
     assert labelled[-1] < labelled[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("targets", [[0, 1, 2], [0, 0, 0, 0, 0, 1, 1]], ids=["one-each", "one-class-without"])
 def test_few_answers_are_no_special_case(name: str, targets: list[int]) -> None:
@@ -108,11 +111,13 @@ def test_few_answers_are_no_special_case(name: str, targets: list[int]) -> None:
     assert np.isfinite(losses(few)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_fewer_unlabelled_images_than_a_batch_takes_are_enough(name: str) -> None:
     assert np.isfinite(losses(trained(name, examples(n=5, n_labeled=5), steps=4))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_gate_logs_its_share_and_turns_images_away(name: str) -> None:
     if name in FROM_LABELS_ALONE | {"mean_teacher"}:
@@ -169,6 +174,7 @@ def test_declared_memory_is_there_in_the_declared_length(name: str) -> None:
     assert changed == {*getattr(trainer, "per_item", ()), *getattr(trainer, "per_labeled", ())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_answer_corrected_in_between_does_not_end_the_run(name: str, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
