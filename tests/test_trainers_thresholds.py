@@ -196,7 +196,7 @@ def test_flexmatch_remembers_the_last_sure_guess_of_each_item() -> None:
 def test_freematch_by_hand() -> None:
     given = trainer("freematch", setting(2), momentum=0.5, fairness=0.1)
     batch = unlabeled(
-        [[0.9, 0.1], [0.3, 0.7], [0.6, 0.4], [0.8, 0.2]], strong=[[0.8, 0.2], [0.4, 0.6], [0.5, 0.5], [0.3, 0.7]]
+        [[0.9, 0.1], [0.3, 0.7], [0.6, 0.4], [0.8, 0.2]], strong=[[0.8, 0.2], [0.4, 0.6], [0.1, 0.9], [0.3, 0.7]]
     )
     loss, logs = given.loss(Echo(), labeled([[0.5, 0.5]], [0]), batch, at(20))
     # Half old, half new: confidence (0.5 + 0.75) / 2; mean (0.5 + 0.65) / 2 and (0.5 + 0.35) / 2;
