@@ -127,17 +127,17 @@ def strong(images: Tensor, policy: Policy, generator: torch.Generator, ops: int 
 def harder(images: Tensor, policy: Policy, generator: torch.Generator) -> Tensor:
     """For items that plain strong views no longer teach: half of one strong view pasted over another, then weak.
 
-    Takes and returns what weak() does. Left, right, top or bottom half, drawn per image. Source: sample-adaptive
-    augmentation, Gui et al. 2023, section 3.3.
+    Takes and returns what weak() does. The left or the upper half, drawn per image; which of the two views
+    it is from is chance anyway. Source: sample-adaptive augmentation, Gui et al. 2023, section 3.3.
     """
     levels = _levels(images)
     below = _distorted(levels.clone(), policy, generator, 3)
     above = _distorted(levels, policy, generator, 3)
     height, width = images.shape[2:]
-    side = _draws(len(images), 1, generator)[:, 0].mul(4).long().view(-1, 1, 1, 1)
+    across = _draws(len(images), 1, generator).view(-1, 1, 1, 1) < 0.5
     first_rows = (torch.arange(height) < height // 2).view(1, 1, -1, 1)
     first_columns = (torch.arange(width) < width // 2).view(1, 1, 1, -1)
-    pasted = torch.where(side < 2, first_rows, first_columns) ^ (side % 2 == 1)
+    pasted = torch.where(across, first_rows, first_columns)
     both = above.sub_(below).mul_(pasted.float().to(levels.device)).add_(below)
     return _moved(both.div_(255), policy, generator).div_(255).clamp_(0, 1)
 
@@ -146,10 +146,10 @@ def harder(images: Tensor, policy: Policy, generator: torch.Generator) -> Tensor
 
 
 def transformed(levels: Tensor, rotate_deg: Tensor, shear: Tensor, translate: Tensor) -> Tensor:
-    """Images turned clockwise, sheared and moved, by one bilinear resampling about their centre; grey outside.
+    """Images moved, turned clockwise and sheared, about their centre and in that order; grey where nothing is.
 
     levels: float32 (n, 3, H, W), overwritten. rotate_deg (n,); shear (n, 2) and translate (n, 2), x before y,
-    translate as a share of the side, positive to the right and down.
+    translate as a share of the side, positive to the right and down. One bilinear resampling does it all.
     """
     height, width = levels.shape[2:]
     angle = rotate_deg * (math.pi / 180)

@@ -181,6 +181,13 @@ def test_a_shear_of_two_thirds_moves_the_outer_rows_by_one_pixel() -> None:
     close(turned(levels, shear=(0, 2 / 3))[0, 0, :, 0], [grey, 1, 5, 9])
 
 
+def test_one_matrix_does_what_one_after_the_other_would() -> None:
+    levels = plane([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]])
+    for shear in ((2 / 3, 0), (0, 2 / 3), (0.2, 0.1)):
+        close(turned(levels, rotate=90, shear=shear), turned(turned(levels, rotate=90), shear=shear))
+    close(turned(levels, rotate=90, translate=(0.25, 0)), turned(turned(levels, translate=(0.25, 0)), rotate=90))
+
+
 def test_brightness_contrast_and_colour_go_towards_black_the_mean_and_grey() -> None:
     levels = plane([[0, 100], [200, 100]])  # mean 100
     close(toned("brightness", levels, 0.5), levels / 2)  # factor 0.05 + 0.9 * 0.5
@@ -219,9 +226,17 @@ def test_solarize_turns_over_what_is_bright_and_posterize_keeps_the_high_bits() 
     levels = plane([[0, 127, 128, 255]])
     close(toned("solarize", levels, 0.5)[0, 0, 0], [0, 127, 127, 0])  # from 128 on
     close(toned("solarize", levels, 0.0)[0, 0, 0], [255, 128, 127, 0])
-    levels = plane([[0, 15, 16, 31, 254, 255]])
+    levels = plane([[0, 15, 15.9999, 31, 254, 255]])  # resampling leaves such levels
     close(toned("posterize", levels, 0.0)[0, 0, 0], [0, 0, 16, 16, 240, 240])  # 4 bits
     close(toned("posterize", levels, 0.99)[0, 0, 0], [0, 14, 16, 30, 254, 254])  # 7 bits
+
+
+def test_each_image_is_darkened_by_its_own_factor() -> None:
+    white = torch.full((200, 3, 2, 2), 255, dtype=torch.uint8)  # contrast and sharpness leave it alone
+    levels = strong(white, replace(NOTHING, tone=True), seeded()).amax(dim=(1, 2, 3))
+    assert 0.65 < (levels < 1).float().mean() < 0.85  # three of four operations
+    assert len(levels.unique()) > 100
+    assert 0.05 <= levels.min() < 0.1
 
 
 def test_each_tone_of_an_image_is_its_own() -> None:
@@ -263,6 +278,8 @@ def test_every_operation_is_drawn_about_equally_often(monkeypatch: pytest.Monkey
     # At least one of the five in three draws of fourteen: 1 - (9*8*7)/(14*13*12) = 0.769
     assert 0.69 < counts["geometric"] / 300 < 0.84
     assert set(drawn(EVERYTHING, monkeypatch, ops=99).values()) == {300}
+    # Five colour operations forbidden, nine are left, and nine asked for: none of the draws is lost on the forbidden.
+    assert sorted(drawn(replace(EVERYTHING, colour=False), monkeypatch, ops=9).values()) == [0] * 5 + [300] * 4
 
 
 def test_what_a_policy_forbids_is_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
