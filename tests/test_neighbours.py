@@ -1,5 +1,6 @@
 """The neighbour graph is exact, and a pool survives its folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,12 +60,23 @@ def test_a_pool_is_the_same_after_saving_and_loading(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(again, name), getattr(pool, name))
 
 
+def test_views_are_kept_with_a_pool_that_has_them(tmp_path: Path) -> None:
+    pool = pool_of(np.random.default_rng(0).normal(size=(20, 3)))
+    views = np.stack([pool.embeddings, -pool.embeddings])
+    replace(pool, views=views).save(tmp_path)
+    np.testing.assert_array_equal(Pool.load(tmp_path).views, views)
+    pool.save(tmp_path)  # the same folder again, without: the old views belong to nobody now
+    assert Pool.load(tmp_path).views is None
+
+
 def test_arrays_that_do_not_fit_each_other_are_refused() -> None:
     pool = pool_of(np.zeros((4, 2)))
     with pytest.raises(ValueError, match="wanted"):
         Pool(pool.embeddings[:, 0], pool.neighbours, pool.distances, pool.indexed)
     with pytest.raises(ValueError, match="do not fit 4 items"):
         Pool(pool.embeddings, pool.neighbours[:3], pool.distances[:3], pool.indexed)
+    with pytest.raises(ValueError, match="views have shape"):
+        Pool(pool.embeddings, pool.neighbours, pool.distances, pool.indexed, np.zeros((2, 4, 3), np.float32))
     with pytest.raises(ValueError, match="indexed has shape"):
         Pool(pool.embeddings, pool.neighbours, pool.distances, pool.indexed[:3])
 
