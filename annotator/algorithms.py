@@ -207,6 +207,14 @@ CATALOGUE = (
     ),
     Algorithm(
         kind="acquisition",
+        name="disagreement",
+        title="Disputed first",
+        help="Asks about items on which five models, each trusting other answers more, disagree; costs five refits.",
+        source="Houlsby et al. 2011, Bayesian Active Learning for Classification",
+        deterministic=True,
+    ),
+    Algorithm(
+        kind="acquisition",
         name="typiclust",
         title="Typical of unlabelled regions",
         help="Asks about the most typical item of each dense region without an answer; best at the start.",

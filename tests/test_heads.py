@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from annotator.algorithms import catalogue, clean_parameters, get
-from ml_worker import heads
+from ml_worker import acquisition, heads
+from ml_worker.acquisition import Candidates
+from ml_worker.fast_loop import Answers, LoopSettings, learn
 from ml_worker.pool import Pool
 from tests.pools import clouds, pool_of
 
@@ -283,3 +285,47 @@ def test_resampled_weights_keep_every_answer_and_differ_by_seed() -> None:
     assert first.std() == pytest.approx(1, abs=0.1) and np.median(first) == pytest.approx(np.log(2), abs=0.07)
     # An answer counts in proportion to the weight it came with.
     np.testing.assert_allclose(heads.resampled(3 * ones, 1), 3 * first, rtol=1e-5)
+
+
+def members(*probs: list[list[float]]) -> Candidates:
+    """Candidates far from each other, about which these members speak."""
+    said = np.asarray(probs, np.float32)
+    points = 100 * np.eye(said.shape[1], dtype=np.float32)
+    return Candidates(points, said.mean(axis=0), np.zeros((0, said.shape[1]), np.float32), said)
+
+
+def test_disagreement_is_the_mutual_information_worked_out_by_hand() -> None:
+    # Item 0: both members at 1/2: H(mean) = log 2, mean H = log 2, nothing to learn. Item 1: (1, 0) and (0, 1):
+    # H(mean) = log 2, mean H = 0: 1 after division by log 2. Item 2: 0.9 and 0.5: H(0.7) = 0.6109, mean H =
+    # (0.3251 + 0.6931) / 2 = 0.5091, so 0.1018 / 0.6931 = 0.1468. Item 3: both sure of the same.
+    pool = members(
+        [[0.5, 0.5], [1.0, 0.0], [0.9, 0.1], [1.0, 0.0]],
+        [[0.5, 0.5], [0.0, 1.0], [0.5, 0.5], [1.0, 0.0]],
+    )
+    rows, utility = acquisition.load("disagreement")(pool, 4, np.random.default_rng(0))
+    assert rows.tolist() == [1, 2, 0, 3]  # items 0 and 3 are level; 0 is the closer call
+    np.testing.assert_allclose(utility, [1.0, 0.1468, 0.0, 0.0], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_members_disagree_between_the_classes_and_not_beside_the_answers(name: str) -> None:
+    pool, targets = clouds(150, spread=1.6)
+    rows = np.arange(12)
+    settings = LoopSettings(name, clean_parameters("head", name, {}), "disagreement")
+    nobody = Answers(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    learned = learn(pool, Answers(rows, targets[rows]), nobody, 3, settings)
+    assert learned.member_probs is not None and learned.member_probs.shape == (heads.MEMBERS, 150, 3)
+    np.testing.assert_allclose(learned.member_probs.sum(axis=2), 1, atol=1e-5)
+    asked = Candidates(pool.embeddings, learned.probs, pool.embeddings[:0], learned.member_probs)
+    ranked, utility = acquisition.load("disagreement")(asked, 150, np.random.default_rng(0))
+    assert utility.max() > 1e-3
+    best_two = np.sort(learned.probs, axis=1)[:, -2:]
+    gap = best_two[:, 1] - best_two[:, 0]
+    assert gap[ranked[:30]].mean() < gap.mean()
+
+
+def test_only_an_acquisition_function_that_asks_for_members_pays_for_them() -> None:
+    pool, targets = clouds()
+    settings = LoopSettings("prototype", clean_parameters("head", "prototype", {}), "margin")
+    learned = learn(pool, Answers(np.arange(9), targets[:9]), Answers(np.zeros(0, int), np.zeros(0, int)), 3, settings)
+    assert learned.member_probs is None and set(learned.seconds) == {"fit", "score"}
