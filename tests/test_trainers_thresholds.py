@@ -220,12 +220,20 @@ def test_the_threshold_of_freematch_begins_at_chance_rises_with_confidence_and_i
     sure = 0.997 * torch.eye(4) + 0.001 * (1 - torch.eye(4))
     history = []
     for number in range(100):
-        given.loss(Echo(), labeled([[0.25] * 4], [0]), unlabeled(sure.tolist()), at(number))
+        given.loss(Echo(), labeled([[0.25] * 4], [0]), unlabeled(sure.tolist()), at(100 + number))
         history.append(given.thresholds().max().item())
     assert history[0] == pytest.approx(0.9 * 0.25 + 0.1 * 0.997)
     assert all(before <= after for before, after in itertools.pairwise(history))
     assert given.confidence.item() > 0.99
     assert history[-1] == pytest.approx(0.95)
+
+
+def test_a_short_run_forgets_what_the_means_began_with() -> None:
+    given = trainer("freematch", setting(4), momentum=0.999)
+    sure = 0.97 * torch.eye(4) + 0.01 * (1 - torch.eye(4))
+    for number in range(50):
+        given.loss(Echo(), labeled([[0.25] * 4], [0]), unlabeled(sure.tolist()), at(number))
+    assert given.confidence.item() > 0.9
 
 
 def test_fairness_is_nothing_when_nothing_is_kept_and_has_a_gradient_otherwise() -> None:
@@ -278,7 +286,7 @@ def test_alignment_moves_the_weight_in_softmatch_and_the_guess_elsewhere() -> No
     for given in (soft, hard):
         given.align.momentum = 1.0
         given.align.mean.copy_(torch.tensor([0.9, 0.1]))
-        losses.append(given.loss(Echo(), taught, batch, at(0))[1]["unlabelled_loss"].item())
+        losses.append(given.loss(Echo(), taught, batch, at(1000))[1]["unlabelled_loss"].item())
     assert losses[0] == pytest.approx(-math.log(0.9), abs=1e-6)  # class 0 as it was, at full weight
     assert losses[1] == pytest.approx(-math.log(0.1), abs=1e-5)  # class 1
     assert soft.mean.item() == pytest.approx(0.99 * 0.5 + 0.01 * 6 / 7, abs=1e-6)

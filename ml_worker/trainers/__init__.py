@@ -91,6 +91,12 @@ class Step:
         return self.number / max(1, self.steps)
 
 
+def inertia(momentum: float, step: Step) -> float:
+    """The momentum of a running mean at this step: small at first, so that a run of a thousand steps forgets what the
+    mean began with too. The published values are for a million steps."""
+    return min(momentum, (1 + step.number) / (10 + step.number))
+
+
 class Alignment(nn.Module):
     """Distribution alignment: predictions on the pool are bent until their mean is the class prior.
 

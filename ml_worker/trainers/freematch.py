@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from ml_worker.trainers import Batch, Logs, Setting, Step, alignment, one_pass, scalars, supervised_loss
+from ml_worker.trainers import Batch, Logs, Setting, Step, alignment, inertia, one_pass, scalars, supervised_loss
 
 
 class Trainer(nn.Module):
@@ -38,7 +38,7 @@ class Trainer(nn.Module):
         """float32 (C,): the confidence that a guess of each class must reach now."""
         return self.confidence.clamp_max(self.ceiling) * self.mean / self.mean.max()
 
-    def observe(self, probs: Tensor) -> None:
+    def observe(self, probs: Tensor, momentum: float) -> None:
         """Take a batch of guesses (B, C) into the running means."""
         confidence, guess = probs.max(dim=1)
         shares = one_hot(guess, len(self.mean)).to(probs.dtype).mean(dim=0)
@@ -47,7 +47,7 @@ class Trainer(nn.Module):
             (self.mean, probs.mean(dim=0)),
             (self.histogram, shares),
         ):
-            memory.lerp_(now, 1.0 - self.momentum)
+            memory.lerp_(now, 1.0 - momentum)
 
     def fairness_loss(self, probs: Tensor, kept: Tensor) -> Tensor:
         """Sum of a log b over the classes; 0 when nothing was kept.
@@ -70,7 +70,7 @@ class Trainer(nn.Module):
             return labelled_loss, scalars(labelled_loss=labelled_loss)
         with torch.no_grad():
             probs = self.align(weak.softmax(dim=1))
-            self.observe(probs)
+            self.observe(probs, inertia(self.momentum, step))
             confidence, guess = probs.max(dim=1)
             kept = (confidence >= self.thresholds()[guess]).float()
         losses = cross_entropy(strong, guess, reduction="none")

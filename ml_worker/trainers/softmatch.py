@@ -6,7 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ml_worker.trainers import Alignment, Batch, Logs, Setting, Step, alignment, one_pass, scalars, supervised_loss
+from ml_worker.trainers import (
+    Alignment,
+    Batch,
+    Logs,
+    Setting,
+    Step,
+    alignment,
+    inertia,
+    one_pass,
+    scalars,
+    supervised_loss,
+)
 
 
 class Trainer(nn.Module):
@@ -32,11 +43,11 @@ class Trainer(nn.Module):
         self.register_buffer("mean", uniform[0].clone())
         self.register_buffer("variance", torch.tensor(1.0))
 
-    def observe(self, confidence: Tensor) -> None:
+    def observe(self, confidence: Tensor, momentum: float) -> None:
         """Take the confidence (B,) of a batch into the running mean and variance."""
-        self.mean.lerp_(confidence.mean(), 1.0 - self.momentum)
+        self.mean.lerp_(confidence.mean(), 1.0 - momentum)
         if len(confidence) > 1:
-            self.variance.lerp_(confidence.var(), 1.0 - self.momentum)
+            self.variance.lerp_(confidence.var(), 1.0 - momentum)
 
     def weights(self, confidence: Tensor) -> Tensor:
         """float32 (B,) in 0..1: how much guesses of this confidence count now."""
@@ -52,7 +63,7 @@ class Trainer(nn.Module):
             probs = weak.softmax(dim=1)
             guess = probs.argmax(dim=1)
             confidence = self.align(probs).amax(dim=1)
-            self.observe(confidence)
+            self.observe(confidence, inertia(self.momentum, step))
             kept = self.weights(confidence)
         losses = cross_entropy(strong, guess, reduction="none")
         step.note(unlabeled.items, losses.detach())
