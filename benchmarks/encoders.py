@@ -81,7 +81,7 @@ def main() -> None:
     pool, targets = images_of(options.images, options.pool)
     test, wanted = images_of(options.test or options.images, options.pool, skip=0 if options.test else options.pool)
     print(f"{len(pool)} images to fit on, {len(test)} to test on; 5-NN / linear probe, %")
-    print(f"{'':30s}{'fit s':>7s}" + "".join(f"{n:>8d} labels      " for n in LABELS))
+    print(f"{'':30s}{'fit s':>7s}" + "".join(f"{n:>19d} labels" for n in LABELS))
     for name, given in CANDIDATES:
         if name == "self_supervised":
             given = given | {"minutes": options.seconds / 60, "epochs": 10_000, "flip": "yes"}
@@ -97,7 +97,7 @@ def main() -> None:
             means = zip(found.mean(axis=1), errors, strict=True)
             cells.append(" / ".join(f"{mean:.1f} ({error:.1f})" for mean, error in means))
         title = " ".join([name, given.get("variant", "")])
-        print(f"{title:30s}{seconds:7.0f}" + "".join(f"{cell:>22s}" for cell in cells), flush=True)
+        print(f"{title:30s}{seconds:7.0f}" + "".join(f"{cell:>26s}" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":
