@@ -41,11 +41,11 @@ class Encoder:
     Chen et al. 2020, SimCLR, equation 1); "vicreg" pulls together and asks of every feature that it varies over the
     batch and repeats no other (Bardes et al. 2022, VICReg, section 4), without pushing images apart: a pool with many
     near copies has no false strangers. On 2,000 photographs both were level; BYOL, SimSiam and Barlow Twins, tried in
-    VICReg's place, were behind it by 1 to 8 points. network: a name of nets.py. Training ends after so many epochs or so many
-    minutes, whichever is first; the learning rate follows the share of whichever is nearer. Only a run that the epochs
-    end is the same every time. colour, flip: see views.py. batches: "clustered" spreads each batch over clusters of
-    the pixels, so that few of the images pushed apart are alike (Chakraborty et al. 2020, G-SimCLR; there the clusters
-    come from an autoencoder, here from principal components, which cost a second).
+    VICReg's place, were 1 to 8 points behind it. network: a name of nets.py. Training ends after so many epochs or so
+    many minutes, whichever is first; the learning rate follows the share of whichever is nearer. Only a run that the
+    epochs end is the same every time. colour, flip: see views.py. batches: "clustered" spreads each batch over
+    clusters of the pixels, so that few of the images pushed apart are alike (Chakraborty et al. 2020, G-SimCLR; there
+    they come from an autoencoder, here from principal components, which cost a second).
 
     Embeddings are the features before the projection (Chen et al., section 4.2), centred, half whitened (each
     principal component divided by variance ** 0.25) and of length 1, float32 (N, n_features).
