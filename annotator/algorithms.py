@@ -167,13 +167,13 @@ CATALOGUE = (
         kind="head",
         name="prototype",
         title="Nearest prototype",
-        help="Compares each item with the mean of a class's answers; the steadiest with one answer a class.",
+        help="Compares each item with the most similar answers of each class; quick, and steady with few answers.",
         source="Snell et al. 2017, Prototypical Networks",
         parameters=(
             Parameter(
                 "neighbours",
                 int,
-                0,
+                3,
                 0,
                 20,
                 "answers",

@@ -210,6 +210,10 @@ def test_with_neighbours_a_class_may_have_two_looks() -> None:
     np.testing.assert_allclose(logits, [[1, 0], [0, 1], [1, 0], [0, -1]], atol=1e-5)
     # Of two neighbours the mean counts; a class with fewer answers gives what it has.
     np.testing.assert_allclose(prototype(CROSS, [0, 1, 2], [0, 0, 1], neighbours=2)[0], [0.5, -1], atol=1e-5)
+    # An answer of three times the weight counts three times: (3 * 1 + 1 * 0) / 4.
+    head = heads.load("prototype")(2, neighbours=2, shrinkage=0.0, temperature=1.0)
+    head.fit(CROSS, np.array([0, 1, 2]), np.array([0, 0, 1]), np.array([3, 1, 1], np.float32))
+    np.testing.assert_allclose(head.logits(CROSS)[0], [0.75, -1], atol=1e-5)
 
 
 def test_prototype_looks_at_directions_and_not_at_the_scale_of_the_embeddings() -> None:

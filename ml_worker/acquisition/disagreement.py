@@ -17,6 +17,9 @@ def rank(pool: Candidates, budget: int, rng: np.random.Generator) -> tuple[Rows,
     Learning for Classification" (BALD), equation 2, with a bootstrap instead of a posterior. Differences: divided
     by its largest value; near copies go to the back, as with margin. Items level in this, and all where there are
     no members, come by the gap between their two most likely classes.
+
+    No better than margin where that was measured: digits, 100 answers, label spreading 0.90 against 0.97, logistic
+    regression 0.87 against 0.89.
     """
     columns = pool.probs.shape[1]
     if columns < 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from ml_worker.heads import origin, with_absent
 from ml_worker.pool import Floats, Pool, Rows
@@ -34,7 +35,9 @@ class Head:
         if len(self.present) > 1:
             features = (pool.embeddings[rows] - about.mean) / about.scale
             model = LogisticRegression(C=self.inverse_penalty, max_iter=200, tol=1e-3)
-            model.fit(features, targets, sample_weight=weights)
+            # A few hundred answers are too little to share out: with two threads it took ten times as long.
+            with threadpool_limits(1):
+                model.fit(features, targets, sample_weight=weights)
             coefficients[:, -len(model.coef_) :] = model.coef_.T
             intercepts[-len(model.intercept_) :] = model.intercept_
         # The standardisation is folded into the weights: scoring is one product over the pool.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
@@ -62,7 +63,9 @@ class Head:
         generator = torch.Generator().manual_seed(_SEED)
         self.weights = _drawn(pool.embeddings.shape[1], self.hidden, len(self.present), generator)
         if len(self.present) > 1:
-            self._train(pool, rows, torch.from_numpy(column), torch.from_numpy(np.array(weights)), generator)
+            # Steps this small are not worth sharing out: with two threads they took four times as long and more.
+            with threadpool_limits(1):
+                self._train(pool, rows, torch.from_numpy(column), torch.from_numpy(np.array(weights)), generator)
 
     def logits(self, pool: Pool) -> Floats:
         """Logits float32 (N, C), finite, for every row of the pool; the embeddings themselves are looked at."""
