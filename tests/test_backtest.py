@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from annotator.algorithms import clean_parameters
-from ml_worker.backtest import BadSource, audit_size, load_source, run
+from ml_worker.backtest import audit_size, run
+from ml_worker.labelled import BadSource, load_source
 
 
 def picture(bright_left: bool, seed: int) -> bytes:
