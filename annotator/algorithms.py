@@ -207,14 +207,6 @@ CATALOGUE = (
     ),
     Algorithm(
         kind="acquisition",
-        name="disagreement",
-        title="Disputed first",
-        help="Asks about items on which five models, each trusting other answers more, disagree; costs five refits.",
-        source="Houlsby et al. 2011, Bayesian Active Learning for Classification",
-        deterministic=True,
-    ),
-    Algorithm(
-        kind="acquisition",
         name="typiclust",
         title="Typical of unlabelled regions",
         help="Asks about the most typical item of each dense region without an answer; best at the start.",
@@ -226,6 +218,14 @@ CATALOGUE = (
         title="At random",
         help="Asks about items drawn by lot; the yardstick for the others.",
         source="",
+    ),
+    Algorithm(
+        kind="acquisition",
+        name="disagreement",
+        title="Disputed first",
+        help="Asks about items on which five models, each trusting other answers more, disagree; costs five refits.",
+        source="Houlsby et al. 2011, Bayesian Active Learning for Classification",
+        deterministic=True,
     ),
     Algorithm(
         kind="trainer",
