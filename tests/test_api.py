@@ -171,6 +171,18 @@ def test_settings_are_changed_and_checked(alice: User, project: Project) -> None
     assert set(wrong.json()["error"]["fields"]) == {"answers_per_refit", "colour"}
 
 
+def test_parameters_of_algorithms_are_changed_one_by_one_and_checked(alice: User, project: Project) -> None:
+    caller = Caller(alice, project)
+    model, hidden = "encoder.pretrained.model", "head.mlp.hidden"
+    caller.patch("", {"settings": {"parameters": {model: "facebook/dinov2-base", hidden: 64}}})
+    changed = caller.patch("", {"settings": {"parameters": {model: None}}})
+    assert changed.json()["settings"]["parameters"] == {hidden: 64}
+    wrong = caller.patch("", {"settings": {"parameters": {hidden: 0, "head.mlp.depth": 2}}})
+    assert error(wrong) == (422, "invalid_settings")
+    assert set(wrong.json()["error"]["fields"]) == {hidden, "head.mlp.depth"}
+    assert error(caller.patch("", {"settings": {"parameters": 5}})) == (422, "invalid_settings")
+
+
 def test_classes_are_added_changed_and_archived(alice: User, project: Project, cat: LabelClass) -> None:
     caller = Caller(alice, project)
     assert caller.post("classes/", {"name": "fox"}).json()["shortcut"] == "3"

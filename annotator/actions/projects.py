@@ -6,8 +6,10 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.db import transaction
 
+from annotator import queries
+from annotator.actions.training import refresh_preview, request_embedding
 from annotator.errors import Conflict, InvalidClass, InvalidSettings, NotFound
-from annotator.models import AuditEvent, LabelClass, Membership, Project, ProjectSettings, Role
+from annotator.models import AuditEvent, Item, LabelClass, Membership, Project, ProjectSettings, Role
 
 # Ten hues that stay apart on light and dark ground, for colour-blind people too (after Okabe and Ito 2008 and
 # Tol 2021); later classes go round again.
@@ -54,15 +56,28 @@ def save_settings(
     name: str | None = None,
     instructions: str | None = None,
 ) -> ProjectSettings:
-    """Check and store settings (absent keys keep their value), name and instructions. Raises InvalidSettings."""
-    cleaned = ProjectSettings.clean({**project.settings_json, **raw})
+    """Check and store settings (absent keys keep their value), name and instructions. Raises InvalidSettings.
+
+    Parameters keep their value one by one; "" or None brings a default back. Asks for a new embedding where images are
+    to be embedded in another way.
+    """
+    stored, switches = project.settings_json, queries.augmentation_switches(project)
+    if isinstance(raw.get("parameters"), dict):
+        raw = {**raw, "parameters": {**stored.get("parameters", {}), **raw["parameters"]}}
+    cleaned = ProjectSettings.clean({**stored, **raw})
     if name is not None:
         project.name = _free_name(name, but=project)
     if instructions is not None:
         project.instructions = instructions.strip()
     project.settings_json = cleaned.to_json()
     project.save()
-    AuditEvent.objects.create(project=project, actor_id=actor.pk, verb="changed the settings", detail=raw)
+    before = ProjectSettings().to_json() | stored
+    changed = {key: value for key, value in cleaned.to_json().items() if value != before[key]}
+    AuditEvent.objects.create(project=project, actor_id=actor.pk, verb="changed the settings", detail=changed)
+    if not cleaned.embeds_like(stored) and Item.objects.filter(project=project).exists():
+        request_embedding(project=project, actor=actor)
+    elif queries.augmentation_switches(project) != switches:
+        refresh_preview(project=project)
     return cleaned
 
 

@@ -1,14 +1,14 @@
 """Asking the worker to learn: when it is due, or when somebody presses the button."""
 
-from typing import Any
-
 from django.contrib.auth.models import User
 
-from annotator import algorithms, jobs
-from annotator.errors import InvalidSettings
+from annotator import algorithms, jobs, queries
+from annotator.errors import Conflict, InvalidSettings
 from annotator.models import Annotation, AuditEvent, Job, Project
 
 MINUTES_AT_MOST = 1440
+# In the place of a trainer's name: chosen when the training begins.
+AUTO = "auto"
 
 
 def refit_when_due(*, project: Project) -> Job | None:
@@ -43,19 +43,36 @@ def request_refit(*, project: Project, actor: User) -> Job:
 def request_training(
     *, project: Project, actor: User, trainer: str | None = None, minutes: float | None = None
 ) -> Job:
-    """Train a network on the pool, as the settings say or with this trainer and for so many minutes.
+    """Train a network on the pool, as the settings say or with this trainer ("auto": chosen then) and for so long.
 
-    A training that waits already is the one returned. Raises InvalidSettings for an unknown trainer or 0 minutes.
+    The same wish twice is one job. Raises InvalidSettings for an unknown trainer or 0 minutes; Conflict while
+    something is missing for it, or when another training waits already.
     """
-    parameters: dict[str, Any] = {}
-    if trainer not in (None, "", "auto"):
-        parameters["trainer"] = algorithms.get("trainer", str(trainer)).name
-    if minutes is not None:
-        if not 0 < minutes <= MINUTES_AT_MOST:
-            raise InvalidSettings(f"{minutes:g} minutes is not between 0 and {MINUTES_AT_MOST}")
-        parameters["minutes"] = minutes
+    name, asked = trainer or project.settings.trainer, minutes
+    if name != AUTO:
+        algorithms.get("trainer", name)
+    if asked is None:
+        asked = project.settings.training_minutes
+    if not 0 < asked <= MINUTES_AT_MOST:
+        why = f"{asked:g} minutes is not between 0 and {MINUTES_AT_MOST}"
+        raise InvalidSettings(why, fields={"minutes": why})
+    if missing := queries.missing_for_training(project):
+        raise Conflict(missing)
+    # Whole, because the settings may change before it begins, or between two attempts at it.
+    parameters = {"trainer": name, "minutes": asked}
+    job = jobs.enqueue(project, Job.Kind.TRAIN, parameters=parameters, created_by=actor)
+    if job.parameters != parameters:
+        raise Conflict(f"another training waits already, as job {job.pk}; cancel it first, or let it be")
     AuditEvent.objects.create(project=project, actor=actor, verb="training requested", detail=parameters)
-    return jobs.enqueue(project, Job.Kind.TRAIN, parameters=parameters, created_by=actor)
+    return job
+
+
+def refresh_preview(*, project: Project) -> Job | None:
+    """Have the worker draw anew what a network would be shown, which is the last thing a refit does. None before there
+    is anything to draw; the first refit will."""
+    if queries.current_embedding(project) is None:
+        return None
+    return jobs.enqueue(project, Job.Kind.REFIT)
 
 
 def request_embedding(*, project: Project, actor: User | None = None) -> Job:
@@ -67,4 +84,9 @@ def request_embedding(*, project: Project, actor: User | None = None) -> Job:
     if actor is None:
         return jobs.enqueue(project, Job.Kind.EMBED)
     AuditEvent.objects.create(project=project, actor=actor, verb="embedding requested")
-    return jobs.enqueue(project, Job.Kind.EMBED, parameters={"afresh": True}, created_by=actor)
+    while True:
+        job = jobs.enqueue(project, Job.Kind.EMBED, parameters={"afresh": True}, created_by=actor)
+        # One that waits since an import would keep the trained network; one that was claimed meanwhile is too late.
+        waiting = Job.objects.filter(pk=job.pk, state=Job.State.QUEUED)
+        if job.parameters.get("afresh") or waiting.update(parameters={"afresh": True}):
+            return job
