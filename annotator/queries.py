@@ -127,6 +127,37 @@ def current_embedding(project: Project) -> Job | None:
     return made.filter(state=Job.State.DONE).order_by("-finished_at", "-id").first()
 
 
+def augmentation_switches(project: Project) -> dict[str, bool]:
+    """What the owner allows to be done to the images while a network trains, by the name of the setting. No query."""
+    return {name: value for name, value in project.settings.to_json().items() if name.startswith("augment_")}
+
+
+def lack_for_training(n_classes: int, n_checks: int) -> str:
+    """Why answers of so many classes and so many answered random checks do not suffice to train; empty if they do."""
+    if n_classes < 2:
+        return "the answers cover fewer than two classes; answer some more images first"
+    if n_checks < CHECKS_AT_LEAST:
+        return (
+            f"{n_checks} of {CHECKS_AT_LEAST} random checks are answered, too few to tell whether the network would"
+            " be better; go on labelling"
+        )
+    return ""
+
+
+def missing_for_training(project: Project) -> str:
+    """What a training would be refused for now, as a sentence; empty if nothing. Three queries."""
+    if current_embedding(project) is None:
+        return "the images are not embedded yet; train once they are"
+    labels = Annotation.objects.filter(project=project, kind=Annotation.Kind.LABEL, superseded_by__isnull=True)
+    named: set[int] = set()
+    task_type = task_types.get(project.task_type)
+    for value in labels.filter(item__split=Split.POOL).order_by().values_list("value", flat=True).distinct():
+        named.update(task_type.class_ids(value or {}))
+    open_ids = set(project.classes.filter(is_archived=False).values_list("pk", flat=True))
+    checks = Item.objects.filter(project=project, split=Split.AUDIT, state=Item.State.LABELLED).count()
+    return lack_for_training(len(named & open_ids), checks)
+
+
 @dataclass(frozen=True)
 class Measured:
     """An accuracy with its 95 % interval; all None before the first random check was answered."""

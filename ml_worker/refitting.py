@@ -9,7 +9,7 @@ import numpy as np
 from annotator import jobs, queries
 from annotator.actions import proposing, queueing
 from annotator.models import Job, ModelVersion, Project, QueueEntry
-from ml_worker import fast_loop, snapshot
+from ml_worker import fast_loop, previews, snapshot
 from ml_worker.evaluate import accuracy_report, wilson
 from ml_worker.fast_loop import Entry, Learned, LoopSettings, NotEnoughLabels
 from ml_worker.gate import lower_bound
@@ -30,15 +30,16 @@ def run(run: jobs.Run) -> None:
     if embedding is None:
         if not is_coming:
             jobs.enqueue(project, Job.Kind.EMBED)  # it asks for a refit when it is done
-        _remember(run, watermark=snapshot.label_watermark(project))
+        run.remember(watermark=snapshot.label_watermark(project))
         run.report(1.0, "waiting for the images to be embedded", force=True)
         return
     started = time.perf_counter()
     taken = snapshot.take(project, embedding.result["folder"])
-    _remember(run, watermark=taken.watermark)
+    run.remember(watermark=taken.watermark)
     seconds = {"snapshot": time.perf_counter() - started}
     model, learned = _learn(run, taken, embedding, seconds)
     put_up(project, taken, learned, model, seconds)
+    previews.write(run, taken, embedding)
     run.log(", ".join(f"{step} {spent:.2f} s" for step, spent in seconds.items()))
 
 
@@ -56,11 +57,6 @@ def put_up(
         model.metrics["seconds"] = {step: round(spent, 4) for step, spent in seconds.items()}
         model.save(update_fields=["metrics"])
         _prune(project)
-
-
-def _remember(run: jobs.Run, **result: Any) -> None:
-    run.job.result = {**run.job.result, **result}
-    Job.objects.filter(pk=run.job.pk).update(result=run.job.result)
 
 
 def _learn(

@@ -37,6 +37,8 @@ def run_job(job_id: int) -> None:
         logger.info("job %s (%s) begins, attempt %s", job.pk, job.kind, job.attempt)
         with jobs.running(job) as run:
             STEPS[job.kind](run)
+        if is_training:  # only now is it what the project goes by
+            training.follow_up(job.project)
     finally:
         if is_training:
             _training.release()

@@ -6,7 +6,6 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.db import transaction
 
-from annotator import queries
 from annotator.actions.training import refresh_preview, request_embedding
 from annotator.errors import Conflict, InvalidClass, InvalidSettings, NotFound
 from annotator.models import AuditEvent, Item, LabelClass, Membership, Project, ProjectSettings, Role
@@ -61,7 +60,7 @@ def save_settings(
     Parameters keep their value one by one; "" or None brings a default back. Asks for a new embedding where images are
     to be embedded in another way.
     """
-    stored, switches = project.settings_json, queries.augmentation_switches(project)
+    stored = project.settings_json
     if isinstance(raw.get("parameters"), dict):
         raw = {**raw, "parameters": {**stored.get("parameters", {}), **raw["parameters"]}}
     cleaned = ProjectSettings.clean({**stored, **raw})
@@ -76,7 +75,7 @@ def save_settings(
     AuditEvent.objects.create(project=project, actor_id=actor.pk, verb="changed the settings", detail=changed)
     if not cleaned.embeds_like(stored) and Item.objects.filter(project=project).exists():
         request_embedding(project=project, actor=actor)
-    elif queries.augmentation_switches(project) != switches:
+    elif any(key.startswith("augment_") for key in changed):
         refresh_preview(project=project)
     return cleaned
 

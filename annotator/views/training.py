@@ -22,7 +22,7 @@ JOB_TEMPLATE = "job.html"
 JOBS_AT_MOST = 20
 MODELS_AT_MOST = 30
 # What jobs note for themselves.
-BOOKKEEPING = {"folder", "is_tidy", "watermark"}
+BOOKKEEPING = {"folder", "is_tidy", "watermark", "preview", "class_ids", "history", "seconds_left", "beside", "audit"}
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
