@@ -30,7 +30,8 @@ BATCH = 256  # images; twice as many views
 CHECKPOINT_S = 30.0
 LEARNING_RATE, WARM_UP = 2e-3, 0.05
 TEMPERATURE = 0.2
-_SAMPLE = 10_000  # images that mean, spread, clusters and whitening are estimated from
+# Images that mean, spread, clusters and whitening are estimated from; fewer of large ones, half a gigabyte as float32.
+_SAMPLE, _SAMPLE_VALUES = 10_000, 10_000 * 64 * 64 * 3
 _BLOCK = 512
 
 
@@ -268,9 +269,10 @@ _LOSSES = {"contrastive": _nt_xent, "vicreg": _vicreg}
 
 
 def _sample(images: Images, seed: int) -> Images:
-    if len(images) <= _SAMPLE:
+    most = max(1, min(_SAMPLE, _SAMPLE_VALUES // images[0].size))
+    if len(images) <= most:
         return np.asarray(images)
-    return images[np.sort(np.random.default_rng(seed).choice(len(images), _SAMPLE, replace=False))]
+    return images[np.sort(np.random.default_rng(seed).choice(len(images), most, replace=False))]
 
 
 def _tensor(images: Images) -> Tensor:
@@ -281,9 +283,12 @@ def _clusters(images: Images, seed: int) -> Rows:
     """A cluster for every image, int64 (N,): about as many clusters as a batch has places, never of one image."""
     sample = _sample(images, seed).reshape(-1, images[0].size)
     components = PCA(min(32, *sample.shape), random_state=seed).fit(sample.astype(np.float32))
-    blocks = range(0, len(images), _SAMPLE)
-    flat = [images[start : start + _SAMPLE].reshape(-1, sample.shape[1]).astype(np.float32) for start in blocks]
-    points = np.concatenate([components.transform(block) for block in flat])
+    points = np.concatenate(
+        [
+            components.transform(images[start : start + _BLOCK].reshape(-1, sample.shape[1]).astype(np.float32))
+            for start in range(0, len(images), _BLOCK)
+        ]
+    )
     k = int(max(1, min(BATCH, len(images) // 8)))
     return np.asarray(MiniBatchKMeans(k, random_state=seed, n_init=1).fit_predict(points), np.int64)
 
