@@ -17,9 +17,10 @@ class Network(nn.Module):
 
     Takes images as float (B, 3, H, W) in 0..1 and normalises them itself, with mean and std float (3,) of the pool:
     whoever has the weights has the transform. features() gives (B, D), classify() turns those into logits (B, C), and
-    calling it does both.
+    calling it does both. name: of the ones there are, where `build` made it.
     """
 
+    name: str = ""
     mean: Tensor
     std: Tensor
 
@@ -52,6 +53,7 @@ def build(name: str, n_classes: int, image_px: int, *, mean: Tensor, std: Tensor
     else:
         raise ValueError(f"there is no network {name!r}; there are: {', '.join(NAMES)}")
     network = Network(body, width, n_classes, mean, std)
+    network.name = name
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
