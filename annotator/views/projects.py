@@ -119,7 +119,9 @@ def _consequences(project: Project, stored: dict[str, Any], saved: ProjectSettin
     """What happens now, and what only later, because these settings replaced the stored ones."""
     sentences = []
     if not saved.embeds_like(stored) and project.items.exists():
-        sentences.append("The images are being embedded anew; the present model goes on until that is done.")
+        sentences.append(
+            "The images are being embedded anew by this encoder; the present model goes on until that is done."
+        )
     if not saved.learns_like(stored):
         sentences.append("The head is used from the next model on.")
     return sentences
@@ -251,6 +253,15 @@ class ParameterField:
     @property
     def title(self) -> str:
         return self.parameter.name.replace("_", " ").capitalize()
+
+    @property
+    def help(self) -> str:
+        """What it does, its default and its limits."""
+        each = self.parameter
+        if not self.is_number:
+            return f"{each.help} Default: {each.default}."
+        limits = f"from {each.minimum:g} to {each.maximum:g} {each.unit}".rstrip()
+        return f"{each.help} Default: {each.default:g}; {limits}."
 
     @property
     def is_whole(self) -> bool:
