@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.db.models import Count, QuerySet
 from django.utils import timezone
 
-from annotator import jobs, task_types
+from annotator import algorithms, jobs, task_types
 from annotator.models import (
     Annotation,
     Item,
@@ -156,6 +156,24 @@ def missing_for_training(project: Project) -> str:
     open_ids = set(project.classes.filter(is_archived=False).values_list("pk", flat=True))
     checks = Item.objects.filter(project=project, split=Split.AUDIT, state=Item.State.LABELLED).count()
     return lack_for_training(len(named & open_ids), checks)
+
+
+def newest_training(project: Project) -> Job | None:
+    """The training that runs or waits, else the one that ended last. One query."""
+    trainings = list(Job.objects.filter(project=project, kind=Job.Kind.TRAIN).order_by("-id")[:5])
+    active = [job for job in trainings if not job.is_over]
+    return active[-1] if active else trainings[0] if trainings else None
+
+
+def newest_preview(project: Project) -> Job | None:
+    """The refit that drew what a network would be shown; its result's ``preview`` says where it lies and under which
+    ``switches``. One query."""
+    return Job.objects.filter(project=project, result__has_key="preview").order_by("-id").first()
+
+
+def learner_kind(model: ModelVersion) -> str:
+    """Whether a model's ``algorithm`` is a "head" or a "trainer" of the catalogue. No query."""
+    return "trainer" if model.algorithm in {each.name for each in algorithms.catalogue("trainer")} else "head"
 
 
 @dataclass(frozen=True)

@@ -418,6 +418,27 @@ def test_a_refit_is_asked_for_and_cancelled(carol: User, project: Project) -> No
     assert error(caller.post(f"{address}cancel/")) == (409, "conflict")
 
 
+def test_a_training_is_asked_for(carol: User, bob: User, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    caller = Caller(carol, project)
+    assert error(caller.post("train/")) == (409, "conflict")
+    monkeypatch.setattr("annotator.queries.missing_for_training", lambda project: "")
+    for body in ({"trainer": "magic"}, {"minutes": 0}, {"minutes": "long"}, {"minutes": 1e9}):
+        assert caller.post("train/", body).status_code == 422
+    asked = caller.post("train/", {"trainer": "fixmatch", "minutes": 2})
+    assert (asked.status_code, asked.json()["kind"]) == (202, "train")
+    assert caller.post("train/", {"trainer": "fixmatch", "minutes": 2}).json()["id"] == asked.json()["id"]
+    assert error(caller.post("train/", {"minutes": 3})) == (409, "conflict")
+    assert error(Caller(bob, project).post("train/")) == (403, "not_allowed")
+
+
+def test_a_model_says_whether_a_head_or_a_trainer_made_it(vera: User, project: Project, model: ModelVersion) -> None:
+    caller = Caller(vera, project)
+    assert caller.get("models/").json()["results"][0]["algorithm_kind"] == "head"
+    ModelVersion.objects.filter(pk=model.pk).update(algorithm="freematch", encoder="trained")
+    shown = caller.get("models/").json()["results"][0]
+    assert (shown["algorithm_kind"], shown["algorithm"], shown["encoder"]) == ("trainer", "freematch", "trained")
+
+
 def test_models_and_progress_are_shown(
     vera: User, bob: User, project: Project, items: list[Item], model: ModelVersion, cat: LabelClass, answer: Any
 ) -> None:

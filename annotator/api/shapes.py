@@ -317,15 +317,26 @@ class JobFilter(serializers.Serializer[Any]):
     state = serializers.ChoiceField(choices=Job.State.choices, required=False)
 
 
+class TrainingRequest(serializers.Serializer[Any]):
+    trainer = serializers.CharField(
+        required=False, help_text="a trainer of the catalogue, or auto; without it the one of the settings"
+    )
+    minutes = serializers.FloatField(required=False, help_text="at most so long; without it as in the settings")
+
+
 class ModelShape(serializers.ModelSerializer[ModelVersion]):
     class_ids = serializers.ListField(child=serializers.IntegerField(), help_text="order of the model's classes")
     metrics = serializers.JSONField()
+    algorithm_kind = serializers.SerializerMethodField(help_text="head or trainer")
+
+    def get_algorithm_kind(self, model: ModelVersion) -> str:
+        return queries.learner_kind(model)
 
     class Meta:
         model = ModelVersion
         fields = (
-            "id", "number", "encoder", "algorithm", "class_ids", "label_watermark", "label_count", "answer_count",
-            "temperature", "is_calibrated", "metrics", "created_at",
+            "id", "number", "encoder", "algorithm", "algorithm_kind", "class_ids", "label_watermark", "label_count",
+            "answer_count", "temperature", "is_calibrated", "metrics", "created_at",
         )  # fmt: skip
         read_only_fields = fields
 
