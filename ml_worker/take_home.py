@@ -20,6 +20,7 @@ from ml_worker.images import DecodedPool
 from ml_worker.packaging import Model
 from ml_worker.pool import Floats, Rows
 from ml_worker.predict import predict
+from ml_worker.snapshot import Embedded
 from ml_worker.training import augmentation
 
 Tell = Callable[[float, str], None]
@@ -58,13 +59,8 @@ def _student(project: Project, seconds: float, tell: Tell) -> tuple[Model, dict[
     version = queries.current_model(project)
     if version is None:
         raise InvalidExport("there is no model yet; answer images of two classes first")
-    embedding = Job.objects.filter(project=project, result__folder=version.metrics["embedding"]).first()
-    if embedding is None:
-        raise InvalidExport(f"the embedding of model {version.number} is gone; let it refit first")
-    image_px = embedding.result["image_px"]
-    embedded = snapshot.load_embedded(version.metrics["embedding"])
-    decoded = DecodedPool(snapshot.embedding_folder(f"{project.pk}/decoded-{image_px}"), image_px)
-    images, places = decoded.images(), decoded.rows(embedded.item_ids)
+    embedded, decoded = _pool(project, version)
+    images, places, image_px = decoded.images(), decoded.rows(embedded.item_ids), decoded.image_px
     said = np.load(snapshot.embedding_folder(version.artifact_folder) / "probs.npy").astype(np.float32)
     pool = np.flatnonzero(embedded.splits == snapshot.SPLIT_CODES[snapshot.Split.POOL])
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -78,6 +74,17 @@ def _student(project: Project, seconds: float, tell: Tell) -> tuple[Model, dict[
     audit = accuracy_report(softmax(logits, degrees), targets) if len(rows) else None
     model = Model(learnt.net, image_px, _class_names(version), degrees)
     return model, _facts(version, audit) | {"distilled": _taught_by(version, learnt, said[rows], targets)}
+
+
+def _pool(project: Project, version: ModelVersion) -> tuple[Embedded, DecodedPool]:
+    """What this model speaks of: its embedding, and the decoded images."""
+    embedding = Job.objects.filter(project=project, result__folder=version.metrics["embedding"]).first()
+    image_px = embedding.result["image_px"] if embedding else 0
+    decoded = DecodedPool(snapshot.embedding_folder(f"{project.pk}/decoded-{image_px}"), image_px or 1)
+    # A new embedding takes the old one and other sizes of images away; the refit that follows it makes a new model.
+    if not len(decoded) or not snapshot.embedding_folder(version.metrics["embedding"]).exists():
+        raise InvalidExport(f"the images of model {version.number} were embedded anew since; wait for the next model")
+    return snapshot.load_embedded(version.metrics["embedding"]), decoded
 
 
 def _checks(project: Project, version: ModelVersion) -> tuple[Rows, Rows]:

@@ -117,6 +117,14 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(project: Proj
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.django_db
+def test_a_model_whose_images_are_gone_has_no_student(model: ModelVersion, tmp_path: Path) -> None:
+    model.metrics["embedding"] = f"{model.project_id}/embedding-1-1"
+    model.save()
+    with pytest.raises(CommandError, match="embedded anew"):
+        export(model.project, tmp_path / "model.zip", "--distil")
+
+
 @pytest.mark.slow
 @pytest.mark.django_db
 def test_a_trained_network_leaves_as_it_was_promoted(digits: Project, tmp_path: Path) -> None:
