@@ -66,6 +66,6 @@ lock:
 	@$(VENV)-lock/bin/python -m pip install -qq "pip==$(PIP)"
 	@$(VENV)-lock/bin/python -m pip install -qq $(GROUPS)
 	@{ echo "# Every version, pinned. Refresh with: make lock"; \
-	   $(VENV)-lock/bin/python -m pip freeze --local | LC_ALL=C sort -f; } > requirements.lock
+	   $(VENV)-lock/bin/python -m pip freeze --local | sed "s/+cpu$$//" | LC_ALL=C sort -f; } > requirements.lock
 	@rm -rf $(VENV)-lock
 	@echo "requirements.lock is refreshed; run make test before you commit it"

@@ -4,7 +4,7 @@ Positions are attributes and never styles, because the content policy refuses in
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from django.utils.html import format_html, format_html_join
@@ -94,11 +94,65 @@ def accuracy_chart(
     )
 
 
-def _axes(frame: _Frame) -> SafeString:
+def training_chart(
+    history: Sequence[Mapping[str, float]], *, budget_s: float, width: int = 680, height: int = 220
+) -> SafeString:
+    """Accuracy on the random checks over the minutes of a training; empty before the first evaluation.
+
+    history: entries with ``seconds`` and, once evaluated, ``audit_accuracy`` (0..1). The axis is as long as the
+    training may take, so that the empty part is what is left of it.
+    """
+    at = [(each["seconds"] / 60, each["audit_accuracy"]) for each in history if "audit_accuracy" in each]
+    if not at:
+        return mark_safe("")
+    y_min = max(0.0, min(0.8, math.floor(min(value for _, value in at) * 10 - 1e-9) / 10))
+    frame = _Frame(width, height, max(budget_s / 60, at[-1][0], 1 / 60), y_min)
+    places = [(frame.x(minutes), frame.y(value)) for minutes, value in at]
+    minutes, newest = at[-1]
+    return format_html(
+        '<svg class="chart" viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">{}'
+        '<polyline class="line audit" points="{}"/>'
+        '<circle class="mark audit" cx="{}" cy="{}" r="3"><title>{}</title></circle></svg>',
+        width,
+        height,
+        width,
+        height,
+        f"Accuracy on the random checks while it trains: {percent(newest)} after {minutes:.1f} minutes",
+        _axes(frame, "minutes of training"),
+        _points(places),
+        *places[-1],
+        f"{percent(newest, 1)} after {minutes:.1f} minutes",
+    )
+
+
+def trend(
+    history: Sequence[Mapping[str, float]], name: str, *, budget_s: float, width: int = 300, height: int = 48
+) -> SafeString:
+    """A small line of one number of a training's history over its time, from 0 to its largest; empty without it.
+
+    Silent for screen readers: the newest value stands beside it.
+    """
+    at = [(each["seconds"], each[name]) for each in history if math.isfinite(each.get(name, math.nan))]
+    if not at:
+        return mark_safe("")
+    most_s, most = max(budget_s, at[-1][0], 1.0), max(1e-9, *(value for _, value in at))
+    places = [(round(width * x / most_s, 1), round(height - 2 - (height - 4) * max(0.0, y) / most, 1)) for x, y in at]
+    return format_html(
+        '<svg class="trend" viewBox="0 0 {} {}" preserveAspectRatio="none" aria-hidden="true">'
+        '<polyline class="line audit" points="{}"/></svg>',
+        width,
+        height,
+        _points(places),
+    )
+
+
+def _axes(frame: _Frame, x_title: str = "answers given") -> SafeString:
     y_step = 0.1 if 1 - frame.y_min <= 0.5 else 0.2
     rows = [1 - y_step * index for index in range(int((1 - frame.y_min) / y_step + 1.001))]
-    x_step = nice_step(frame.x_max, max(2, frame.width // 90))
-    columns = [x_step * index for index in range(int(frame.x_max / x_step) + 1)]
+    # Less than two minutes are counted in tenths and hundredths.
+    shrunk = 1.0 if frame.x_max >= 2 else 100.0
+    x_step = nice_step(frame.x_max * shrunk, max(2, frame.width // 90)) / shrunk
+    columns = [x_step * index for index in range(int(frame.x_max / x_step + 1e-9) + 1)]
     grid = format_html_join(
         "",
         '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}" text-anchor="end">{}</text>',
@@ -110,10 +164,10 @@ def _axes(frame: _Frame) -> SafeString:
     ticks = format_html_join(
         "",
         '<text x="{}" y="{}" text-anchor="middle">{}</text>',
-        ((frame.x(at), frame.height - _BOTTOM + 17, f"{at:,.0f}") for at in columns),
+        ((frame.x(at), frame.height - _BOTTOM + 17, f"{at:,.0f}" if x_step >= 1 else f"{at:g}") for at in columns),
     )
     title = format_html(
-        '<text x="{}" y="{}" text-anchor="end">answers given</text>', frame.width - _RIGHT, frame.height - 4
+        '<text x="{}" y="{}" text-anchor="end">{}</text>', frame.width - _RIGHT, frame.height - 4, x_title
     )
     return grid + ticks + title
 

@@ -143,6 +143,11 @@ class Run:
         self._lines = [*self._lines, f"{stamp} {line}"][-LOG_TAIL_LINES:]
         self._update(log_tail="\n".join(self._lines))
 
+    def remember(self, **result: Any) -> None:
+        """Add to the job's result, where it outlives this attempt."""
+        self.job.result = {**self.job.result, **result}
+        self._update(result=self.job.result)
+
     def beat(self) -> None:
         """Say that this attempt lives."""
         self._update(heartbeat_at=timezone.now())

@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.db.models import Count, QuerySet
 from django.utils import timezone
 
-from annotator import jobs, task_types
+from annotator import algorithms, jobs, task_types
 from annotator.models import (
     Annotation,
     Item,
@@ -121,9 +121,59 @@ def current_model(project: Project) -> ModelVersion | None:
 
 
 def current_embedding(project: Project) -> Job | None:
-    """The newest finished embedding; its result says ``folder`` and ``n``."""
-    done = Job.objects.filter(project=project, kind=Job.Kind.EMBED, state=Job.State.DONE).exclude(result={})
-    return done.order_by("-id").first()
+    """The newest embedding: of a finished embedding job, or of a network that was promoted. Its result says
+    ``folder``, ``n``, ``image_px`` and ``encoder``."""
+    made = Job.objects.filter(project=project, kind__in=[Job.Kind.EMBED, Job.Kind.TRAIN], result__has_key="folder")
+    return made.filter(state=Job.State.DONE).order_by("-finished_at", "-id").first()
+
+
+def augmentation_switches(project: Project) -> dict[str, bool]:
+    """What the owner allows to be done to the images while a network trains, by the name of the setting. No query."""
+    return {name: value for name, value in project.settings.to_json().items() if name.startswith("augment_")}
+
+
+def lack_for_training(n_classes: int, n_checks: int) -> str:
+    """Why answers of so many classes and so many answered random checks do not suffice to train; empty if they do."""
+    if n_classes < 2:
+        return "the answers cover fewer than two classes; answer some more images first"
+    if n_checks < CHECKS_AT_LEAST:
+        return (
+            f"{n_checks} of {CHECKS_AT_LEAST} random checks are answered, too few to tell whether the network would"
+            " be better; go on labelling"
+        )
+    return ""
+
+
+def missing_for_training(project: Project) -> str:
+    """What a training would be refused for now, as a sentence; empty if nothing. Three queries."""
+    if current_embedding(project) is None:
+        return "the images are not embedded yet; train once they are"
+    labels = Annotation.objects.filter(project=project, kind=Annotation.Kind.LABEL, superseded_by__isnull=True)
+    named: set[int] = set()
+    task_type = task_types.get(project.task_type)
+    for value in labels.filter(item__split=Split.POOL).order_by().values_list("value", flat=True).distinct():
+        named.update(task_type.class_ids(value or {}))
+    open_ids = set(project.classes.filter(is_archived=False).values_list("pk", flat=True))
+    checks = Item.objects.filter(project=project, split=Split.AUDIT, state=Item.State.LABELLED).count()
+    return lack_for_training(len(named & open_ids), checks)
+
+
+def newest_training(project: Project) -> Job | None:
+    """The training that runs or waits, else the one that ended last. One query."""
+    trainings = list(Job.objects.filter(project=project, kind=Job.Kind.TRAIN).order_by("-id")[:5])
+    active = [job for job in trainings if not job.is_over]
+    return active[-1] if active else trainings[0] if trainings else None
+
+
+def newest_preview(project: Project) -> Job | None:
+    """The refit that drew what a network would be shown; its result's ``preview`` says where it lies and under which
+    ``switches``. One query."""
+    return Job.objects.filter(project=project, result__has_key="preview").order_by("-id").first()
+
+
+def learner_kind(model: ModelVersion) -> str:
+    """Whether a model's ``algorithm`` is a "head" or a "trainer" of the catalogue. No query."""
+    return "trainer" if model.algorithm in {each.name for each in algorithms.catalogue("trainer")} else "head"
 
 
 @dataclass(frozen=True)

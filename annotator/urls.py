@@ -45,6 +45,7 @@ urlpatterns = [
     path(f"{project}label/renew/", labeling.renew, name="label-renew"),
     # Learn
     path(f"{project}training/", training.show, name="training"),
+    path(f"{project}training/preview/", training.preview, name="training-preview"),
     path(f"{project}jobs/<int:job_id>/", training.job, name="job"),
     path(f"{project}jobs/<int:job_id>/cancel/", training.cancel_job, name="job-cancel"),
     # Review

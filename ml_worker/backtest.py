@@ -2,59 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 from ml_worker import encoders, gate
 from ml_worker.calibrate import softmax
 from ml_worker.evaluate import wilson
 from ml_worker.fast_loop import Answers, Learned, LoopSettings, NotEnoughLabels, learn, order
-from ml_worker.images import Images, UnreadableImage, decode, image_size, training_px
+from ml_worker.images import Images
+from ml_worker.labelled import DIGITS, BadSource, Source, load_source
 from ml_worker.neighbours import nearest
 from ml_worker.pool import Pool, Rows
 
-DIGITS = "digits"
 _DIGITS_TEST = 200  # as many as the demo project holds out
 _TEST_FRACTION = 0.2
 _AUDIT_SHARE, _AUDIT_MIN = 0.05, 50
 _POOL_MIN = 4
-# As a class-folder export of the product names the folders that are no classes.
-_NOT_A_CLASS = ("_none_of_these", "_unlabelled")
-_MAX_FILE_BYTES = 64 * 2**20
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+SCREENFUL = 60  # proposals, as many as the review page shows at a time
 
 Progress = Callable[[str], None]
-
-
-class BadSource(ValueError):
-    """The source cannot be back-tested; the message says why."""
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """images: uint8 (N, px, px, 3). targets: int64 (N,), columns of classes. skipped: (file name, why)."""
-
-    images: Images
-    targets: Rows
-    classes: list[str]
-    skipped: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Plan:
     """What to run. Names and parameters as the catalogue cleans them; acquisition: one or more names.
 
+    trainer: "none", or what trains a network for so many minutes, each time the answers have come to one of train_at,
+    or, where that names none, at the end of the budget. review: so many screenfuls of proposals are decided once the
+    budget is spent; propose_above, proposals_at_most: which proposals there are, as in a project's settings.
     test_fraction: None holds out a fifth, and of the digits as many as the demo project does.
     """
 
@@ -64,15 +44,28 @@ class Plan:
     head_parameters: Mapping[str, Any]
     acquisition: Sequence[str]
     trainer: str = "none"
+    trainer_parameters: Mapping[str, Any] = field(default_factory=dict)
+    minutes: float = 1.0
+    train_at: Sequence[int] = ()
     budget: int = 100
     batch: int = 10
     seeds: int = 3
+    review: int = 0
+    propose_above: float = 0.9
+    proposals_at_most: int = 2000
     test_fraction: float | None = None
     target_precision: float = 0.99
 
     def __post_init__(self) -> None:
         if min(self.budget, self.batch, self.seeds) < 1:
             raise BadSource("budget, batch and seeds must each be at least 1")
+        if self.review < 0:
+            raise BadSource(f"{self.review} screenfuls cannot be reviewed; wanted 0 or more")
+        if not 0 < self.minutes < float("inf"):
+            raise BadSource(f"a network cannot train for {self.minutes} minutes; wanted more than 0")
+        most = self.budget + SCREENFUL * self.review
+        if not all(1 <= answers <= most for answers in self.train_at):
+            raise BadSource(f"train at {list(self.train_at)}: wanted numbers of answers from 1 to {most}")
         shares = [self.target_precision] if self.test_fraction is None else [self.target_precision, self.test_fraction]
         if not all(0 < share < 1 for share in shares):
             raise BadSource("test fraction and target precision must lie between 0 and 1")
@@ -86,6 +79,11 @@ def run(
     source: `digits`, or a folder or zip of class folders. test: a second such source to test on; without it a
     part of the source is held out, drawn anew by each seed. progress: called with a line for each file that is
     skipped and each point of a curve. Raises BadSource.
+
+    A run's `trainer` names what made the points of its curve: "none", the encoder and head of the fast loop, after
+    each batch of answers. A plan with a trainer gives a second run beside each of these, named after the trainer,
+    whose curve has a point for each network, trained on the same answers. The queue goes on being led by the fast
+    loop, so that both runs speak of the same answers; in a project a network that is better takes the lead.
     """
     wanted = Plan(**plan)
     labelled = load_source(source)
@@ -98,20 +96,21 @@ def run(
         project = _draw_project(source, labelled, held_out, wanted, seed)
         sizes = int(project.pool.indexed.sum()), int((~project.pool.indexed).sum())
         for name in wanted.acquisition:
-            curve = []
-            for step in _steps(project, name, wanted, seed):
-                curve.append(step)
-                progress(_line(name, seed, step))
-            runs.append(
+            curves: dict[str, list[dict[str, Any]]] = {"none": [], wanted.trainer: []}
+            for trainer, point in _points(project, name, wanted, seed):
+                curves[trainer].append(point)
+                progress(_line(name, trainer, seed, point))
+            runs += [
                 {
                     "acquisition": name,
                     "head": wanted.head,
-                    "trainer": wanted.trainer,
+                    "trainer": trainer,
                     "encoder": wanted.encoder,
                     "seed": seed,
                     "curve": curve,
                 }
-            )
+                for trainer, curve in curves.items()
+            ]
     return {
         "source": source,
         "n_pool": sizes[0],
@@ -121,10 +120,11 @@ def run(
     }
 
 
-def _line(name: str, seed: int, step: Mapping[str, Any]) -> str:
-    accuracy = step["test_accuracy"]
+def _line(name: str, trainer: str, seed: int, point: Mapping[str, Any]) -> str:
+    accuracy = point["test_accuracy"]
     shown = "no model yet" if accuracy is None else f"test accuracy {accuracy:.3f}"
-    return f"{name}, seed {seed}: {step['labels']} answers, {shown}, {step['seconds']:.2f} s"
+    who = name if trainer == "none" else f"{name}, {trainer}"
+    return f"{who}, seed {seed}: {point['labels']} answers, {shown}, {point['seconds']:.2f} s"
 
 
 # --- the simulated project
@@ -132,9 +132,11 @@ def _line(name: str, seed: int, step: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Project:
-    """A pool with its truth. Test rows are those that are not indexed; audit: bool (N,)."""
+    """A pool with its truth. Test rows are those that are not indexed; images: uint8 (N, px, px, 3); audit: bool
+    (N,)."""
 
     pool: Pool
+    images: Images
     targets: Rows
     n_classes: int
     audit: NDArray[np.bool_]
@@ -164,7 +166,7 @@ def _draw_project(source: str, labelled: Source, held_out: Source | None, plan: 
     pool = Pool(embeddings, *nearest(embeddings, indexed), indexed)
     audit = np.zeros(len(targets), bool)
     audit[rng.choice(np.flatnonzero(indexed), audit_size(n_pool), replace=False)] = True
-    return _Project(pool, targets, len(labelled.classes), audit)
+    return _Project(pool, images, targets, len(labelled.classes), audit)
 
 
 def _test_size(source: str, n: int, plan: Plan) -> int:
@@ -185,41 +187,127 @@ def _columns(held_out: Source, classes: list[str]) -> Rows:
     return np.asarray([classes.index(held_out.classes[t]) for t in held_out.targets], np.int64)
 
 
-def _steps(project: _Project, acquisition: str, plan: Plan, seed: int) -> Iterator[dict[str, Any]]:
-    """The points of one learning curve: a batch of answers from the head of the queue, a refit, a look."""
-    settings = LoopSettings(plan.head, plan.head_parameters, acquisition, seed=seed)
-    rng = np.random.default_rng([seed, 1])
-    answered = np.zeros(len(project.targets), bool)
-    open_rows = project.pool.indexed & ~answered
-    learned: Learned | None = None
-    while answered.sum() < plan.budget and open_rows.any():
+# --- the simulated person
+
+
+def _points(project: _Project, acquisition: str, plan: Plan, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The points of one sitting in the order they come, each with the trainer that made it ("none": the fast loop)."""
+    sitting = _Sitting(project, acquisition, plan, seed)
+    due = {min(answers, len(sitting.pool_rows)) for answers in plan.train_at or [plan.budget]}
+    for seconds in sitting.turns():
+        yield "none", sitting.point(sitting.learned) | {"seconds": seconds}
+        reached = {answers for answers in due if answers <= sitting.answered.sum()}
+        if plan.trainer != "none" and reached:
+            due -= reached
+            started = time.perf_counter()
+            network = sitting.train()
+            yield plan.trainer, sitting.point(network) | {"seconds": time.perf_counter() - started}
+
+
+class _Sitting:
+    """Somebody answers what the queue asks, then decides what is proposed. answered: bool (N,)."""
+
+    def __init__(self, project: _Project, acquisition: str, plan: Plan, seed: int) -> None:
+        self.project, self.plan, self.seed = project, plan, seed
+        self.settings = LoopSettings(plan.head, plan.head_parameters, acquisition, seed=seed)
+        self.pool_rows = np.flatnonzero(project.pool.indexed)
+        self.answered = np.zeros(len(project.targets), bool)
+        self.learned: Learned | None = None
+        self._rng = np.random.default_rng([seed, 1])
+        self._reviewed_class = 0
+
+    @property
+    def open(self) -> NDArray[np.bool_]:
+        return self.project.pool.indexed & ~self.answered
+
+    @property
+    def train_answers(self) -> Answers:
+        return self._answers(self.answered & ~self.project.audit)
+
+    @property
+    def audit_answers(self) -> Answers:
+        return self._answers(self.answered & self.project.audit)
+
+    def _answers(self, chosen: NDArray[np.bool_]) -> Answers:
+        rows = np.flatnonzero(chosen)
+        return Answers(rows, self.project.targets[rows])
+
+    def turns(self) -> Iterator[float]:
+        """Batches of answers until the budget is spent, then screenfuls of the review; seconds each took, with the
+        refit after it."""
+        while self.answered.sum() < self.plan.budget and self.open.any():
+            yield self._turn(self._asked)
+        for _ in range(self.plan.review):
+            if not len(self._proposed()):
+                return
+            yield self._turn(self._proposed)
+
+    def _turn(self, choose: Callable[[], Rows]) -> float:
         started = time.perf_counter()
-        train_rows = np.flatnonzero(answered & ~project.audit)
-        queue = order(
-            project.pool,
-            learned,
-            np.flatnonzero(open_rows & ~project.audit),
-            np.flatnonzero(open_rows & project.audit),
-            train_rows,
-            settings,
-            rng,
-        )
-        batch = min(plan.batch, plan.budget - int(answered.sum()))
-        answered[[entry.row for entry in queue[:batch]]] = True
-        train = _answers(project, answered & ~project.audit)
-        audit = _answers(project, answered & project.audit)
+        self.answered[choose()] = True
         try:
-            learned = learn(project.pool, train, audit, project.n_classes, settings)
+            self.learned = learn(
+                self.project.pool, self.train_answers, self.audit_answers, self.project.n_classes, self.settings
+            )
         except NotEnoughLabels:
-            learned = None
-        open_rows = project.pool.indexed & ~answered
-        seconds = time.perf_counter() - started
-        yield _point(project, learned, train, audit, open_rows, plan.target_precision) | {"seconds": seconds}
+            self.learned = None
+        return time.perf_counter() - started
 
+    def _asked(self) -> Rows:
+        """The head of the queue, a batch of it."""
+        queue = order(
+            self.project.pool,
+            self.learned,
+            np.flatnonzero(self.open & ~self.project.audit),
+            np.flatnonzero(self.open & self.project.audit),
+            self.train_answers.rows,
+            self.settings,
+            self._rng,
+        )
+        batch = min(self.plan.batch, self.plan.budget - int(self.answered.sum()))
+        return np.asarray([entry.row for entry in queue[:batch]], np.int64)
 
-def _answers(project: _Project, chosen: NDArray[np.bool_]) -> Answers:
-    rows = np.flatnonzero(chosen)
-    return Answers(rows, project.targets[rows])
+    def _proposed(self) -> Rows:
+        """A screenful of the review page: proposals of one class, the most doubtful first; random checks are never
+        proposed. The page stays with a class until nothing of it waits, then shows the first that has something."""
+        if self.learned is None:
+            return np.zeros(0, np.int64)
+        rows = np.flatnonzero(self.open & ~self.project.audit)
+        probs = self.learned.probs[rows]
+        classes, confidence = probs.argmax(axis=1), probs.max(axis=1)
+        surest = np.argsort(-confidence, kind="stable")
+        waiting = surest[confidence[surest] >= self.plan.propose_above][: self.plan.proposals_at_most]
+        if len(waiting) and self._reviewed_class not in classes[waiting]:
+            self._reviewed_class = int(classes[waiting].min())
+        shown = waiting[classes[waiting] == self._reviewed_class]
+        return rows[shown[np.lexsort((shown, confidence[shown]))][:SCREENFUL]]
+
+    def train(self) -> Learned | None:
+        """A network that learnt from the answers so far, and what it says of every row; None while one class or none
+        is labelled."""
+        from ml_worker import simulated_training  # torch takes seconds to import, and most back-tests need none
+
+        train = self.train_answers
+        if len(np.unique(train.targets)) < 2:
+            return None
+        return simulated_training.train(
+            self.project.images,
+            self.pool_rows,
+            train,
+            self.audit_answers,
+            drawn_for_audit=np.flatnonzero(self.project.audit),
+            n_classes=self.project.n_classes,
+            trainer=self.plan.trainer,
+            trainer_parameters=self.plan.trainer_parameters,
+            minutes=self.plan.minutes,
+            seed=self.seed,
+        )
+
+    def point(self, learned: Learned | None) -> dict[str, Any]:
+        """Where this model stands at these answers."""
+        return _point(
+            self.project, learned, self.train_answers, self.audit_answers, self.open, self.plan.target_precision
+        )
 
 
 def _point(
@@ -262,121 +350,3 @@ def _point(
         point["auto_accepted"] = float(accepted.sum() / project.pool.indexed.sum())
         point["auto_accepted_precision"] = float(right[accepted].mean())
     return point
-
-
-# --- labelled sources
-
-
-def load_source(source: str, image_px: int | None = None) -> Source:
-    """Images and classes of a source; image_px: side of the squares, by default as the product chooses.
-
-    Raises BadSource if nothing is there to read. A file that cannot be decoded is skipped and listed.
-    """
-    if source == DIGITS:
-        return _digits()
-    path = Path(source)
-    if path.is_dir():
-        return _decoded(list(_folder_files(path)), image_px, source)
-    if path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return _decoded(list(_zip_files(archive)), image_px, source)
-    raise BadSource(f"{source} is neither 'digits' nor a folder or zip of class folders")
-
-
-def _digits() -> Source:
-    digits = load_digits()
-    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    images = np.repeat(grey[..., None], 3, axis=3)
-    return Source(images, digits.target.astype(np.int64), [str(name) for name in digits.target_names], [])
-
-
-_File = tuple[PurePosixPath, Callable[[], bytes]]
-
-
-def _folder_files(root: Path) -> Iterator[_File]:
-    for path in sorted(root.rglob("*")):
-        if path.is_file():
-            yield PurePosixPath(path.relative_to(root).as_posix()), partial(_read_file, path)
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise UnreadableImage(f"larger than {_MAX_FILE_BYTES >> 20} MiB")
-        return path.read_bytes()
-    except OSError as error:
-        raise UnreadableImage(f"cannot be read: {error.strerror}") from error
-
-
-def _zip_files(archive: zipfile.ZipFile) -> Iterator[_File]:
-    """Entries are read in memory and never written to disk; a name with .. in it is no class, so left out."""
-    for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
-        name = PurePosixPath(entry.filename.replace("\\", "/"))
-        if not entry.is_dir() and not name.is_absolute() and ".." not in name.parts:
-            yield name, partial(_read_entry, archive, entry)
-
-
-def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    if entry.file_size > _MAX_FILE_BYTES:
-        raise UnreadableImage(f"larger than {_MAX_FILE_BYTES >> 20} MiB")
-    try:
-        with archive.open(entry) as file:
-            return file.read(_MAX_FILE_BYTES)
-    except (RuntimeError, NotImplementedError, zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
-        raise UnreadableImage(f"cannot be read from the zip: {error}") from error
-
-
-def _decoded(files: list[_File], image_px: int | None, source: str) -> Source:
-    pictures = [(name, read) for name, read in files if _is_picture(name)]
-    files = [(name, read) for name, read in pictures if not set(name.parts) & set(_NOT_A_CLASS)]
-    depth = _class_depth([name for name, _ in files])
-    if depth is None:
-        raise BadSource(f"{source} holds no class folders with images in them")
-    px = image_px or _typical_px([read for _, read in files[:: max(1, len(files) // 50)]])
-    images, names, skipped = [], [], []
-    if len(files) < len(pictures):
-        skipped.append((" and ".join(_NOT_A_CLASS), f"{len(pictures) - len(files)} images without a class"))
-    first_of: dict[bytes, PurePosixPath] = {}  # copies are left out, as they are at import
-    for name, read in files:
-        try:
-            if len(name.parts) <= depth + 1:
-                raise UnreadableImage("lies in no class folder")
-            data = read()
-            original = first_of.setdefault(hashlib.sha256(data).digest(), name)
-            if original is not name:
-                raise UnreadableImage(f"a copy of {original}")
-            images.append(decode(data, px))
-            names.append(name.parts[depth])
-        except UnreadableImage as error:
-            skipped.append((str(name), str(error)))
-    if not images:
-        raise BadSource(f"{source} holds no image that can be read")
-    classes = sorted(set(names))
-    column = {name: place for place, name in enumerate(classes)}
-    return Source(np.stack(images), np.asarray([column[name] for name in names], np.int64), classes, skipped)
-
-
-def _is_picture(name: PurePosixPath) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
-    return not hidden and name.suffix.lower() in _SUFFIXES
-
-
-def _class_depth(names: list[PurePosixPath]) -> int | None:
-    """Which part of a path names the class: the first where folders differ, the last folder where none do; None
-    when there is no folder at all. So one folder around the class folders, as many zips have, is seen through."""
-    deepest = max((len(name.parts) - 2 for name in names), default=-1)
-    for depth in range(deepest + 1):
-        folders = {name.parts[depth] for name in names if len(name.parts) > depth + 1}
-        if len(folders) > 1 or depth == deepest:
-            return depth
-    return None
-
-
-def _typical_px(reads: Sequence[Callable[[], bytes]]) -> int:
-    sizes = []
-    for read in reads:
-        try:
-            sizes.append(image_size(read()))
-        except UnreadableImage:
-            continue
-    return training_px([w for w, _ in sizes], [h for _, h in sizes])

@@ -1,30 +1,39 @@
 """The embedding job: every image decoded once, one vector and its nearest neighbours for each."""
 
+import hashlib
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from django.core.files.storage import default_storage
 
-from annotator import jobs
-from annotator.errors import InvalidImport
+from annotator import jobs, queries
+from annotator.errors import InvalidImport, InvalidSettings
 from annotator.models import Item, Job, ModelVersion, Project, Split
 from ml_worker import encoders, neighbours, snapshot
-from ml_worker.images import DecodedPool, Images, UnreadableImage, decode, training_px
-from ml_worker.pool import Pool, Rows
+from ml_worker.encoding import encode
+from ml_worker.images import DecodedPool, Images, Selection, UnreadableImage, decode, training_px
+from ml_worker.nets import Network, load_network
+from ml_worker.pool import Floats, Pool, Rows
+from ml_worker.predict import predict
+from ml_worker.vision_models import ModelUnavailable
 
-CHUNK = 256
+# Images decoded between two writes: more where a pool is large, because each write repeats all ids, within 256 MB.
+CHUNK, CHUNKS_AT_MOST, CHUNK_BYTES = 256, 200, 2**28
 # Shares of the progress bar.
-DECODED, EMBEDDED = 0.6, 0.7
+DECODED, EMBEDDED = 0.4, 0.85
 
 
 def run(run: jobs.Run) -> None:
     """Embed everything in the project and ask for a refit on it.
 
-    Decoded images are kept and added to, so a run that was killed, or that follows a second import, decodes only what
-    is missing. The encoder is fitted on pool and audit images, never on test images; the neighbour graph likewise.
+    What is decoded, learnt and embedded is kept, so a run that was killed goes on where it was; one that follows a
+    second import decodes only what is new. The encoder is fitted on pool and audit images, never on test images; the
+    neighbour graph likewise.
     """
     project = run.job.project
     columns = list(Item.objects.filter(project=project).order_by("pk").values_list("pk", "split", "width", "height"))
@@ -32,29 +41,66 @@ def run(run: jobs.Run) -> None:
         raise InvalidImport("there are no images in this project yet; import some first")
     item_ids = np.array([row[0] for row in columns], np.int64)
     splits = np.array([snapshot.SPLIT_CODES[Split(row[1])] for row in columns], np.uint8)
-    image_px = training_px([row[2] for row in columns], [row[3] for row in columns])
-    decoded = DecodedPool(snapshot.embedding_folder(f"{project.pk}/decoded-{image_px}"), image_px)
-    _decode_missing(run, decoded, item_ids)
+    indexed = splits != snapshot.SPLIT_CODES[Split.TEST]
+    if not indexed.any():
+        raise InvalidImport("every image of this project is in the test split; import some to label")
+    native_px = training_px([row[2] for row in columns], [row[3] for row in columns])
     name = f"{project.pk}/embedding-{run.job.pk}-{run.job.attempt}"
-    pool = _embed(run, project, decoded, item_ids, splits, snapshot.embedding_folder(name) / "encoder")
-    _save(pool, item_ids, splits, snapshot.embedding_folder(name))
-    run.log(f"embedded {len(item_ids):,} images of {image_px} px to {pool.embeddings.shape[1]} numbers each")
-    run.job.result = {
-        "folder": name,
-        "n": len(item_ids),
-        "image_px": image_px,
-        "encoder": project.settings.encoder,
-    }
+    folder = snapshot.embedding_folder(name)
+    network = None if run.job.parameters.get("afresh") else _network(project)
+    if network:
+        image_px = encoder_px = network[1]
+        images, rows = _decode(run, project, [image_px], item_ids)[image_px]
+        embeddings, encoder_name = _by_network(run, network[0], images, rows), "trained"
+        shutil.copytree(network[2], folder / "network")
+    else:
+        encoder, encoder_name = _encoder(run, project), project.settings.encoder
+        image_px, encoder_px = _sizes(project, encoder, native_px)
+        images, rows = _decode(run, project, [image_px, encoder_px], item_ids)[encoder_px]
+        embeddings = _by_encoder(run, encoder, Selection(images, rows), indexed, item_ids, folder)
+    pool = _with_neighbours(run, embeddings, indexed)
+    _save(pool, item_ids, splits, folder)
+    run.log(f"embedded {len(item_ids):,} images of {encoder_px} px to {pool.embeddings.shape[1]} numbers each")
+    run.job.result = {"folder": name, "n": len(item_ids), "image_px": image_px, "encoder": encoder_name}
     Job.objects.filter(pk=run.job.pk).update(result=run.job.result)
-    _prune(project, keep=name)
+    _prune(project, keep=name, sizes={image_px, encoder_px})
     jobs.enqueue(project, Job.Kind.REFIT)
 
 
-def _decode_missing(run: jobs.Run, decoded: DecodedPool, item_ids: Rows) -> None:
+def _encoder(run: jobs.Run, project: Project) -> Any:
+    return encoders.load(project.settings.encoder)(seed=run.job.seed, **snapshot.encoder_parameters(project))
+
+
+def _sizes(project: Project, encoder: Any, native_px: int) -> tuple[int, int]:
+    """Side of the squares that networks are trained on, and of those the encoder gets.
+
+    A published model wishes squares of 200 px and more, which no network here could be trained on in good time.
+    """
+    if project.settings.image_px:
+        return project.settings.image_px, project.settings.image_px
+    try:
+        return native_px, getattr(encoder, "image_px", 0) or native_px
+    except ModelUnavailable as error:
+        raise InvalidSettings(str(error)) from error
+
+
+def _decode(run: jobs.Run, project: Project, sizes: list[int], item_ids: Rows) -> dict[int, tuple[Images, Rows]]:
+    """By size: all decoded images, memory-mapped, and where those of these items stand."""
+    found = {}
+    for place, image_px in enumerate(sorted(set(sizes))):
+        folder = snapshot.embedding_folder(f"{project.pk}/decoded-{image_px}")
+        decoded = DecodedPool(folder, image_px)
+        _decode_missing(run, decoded, item_ids, from_=place / len(set(sizes)), share=1 / len(set(sizes)))
+        found[image_px] = decoded.images(), decoded.rows(item_ids)
+    return found
+
+
+def _decode_missing(run: jobs.Run, decoded: DecodedPool, item_ids: Rows, from_: float, share: float) -> None:
     missing = decoded.missing(item_ids)
-    with ThreadPoolExecutor(2) as threads:
-        for start in range(0, len(missing), CHUNK):
-            chunk = missing[start : start + CHUNK]
+    size = min(max(CHUNK, len(missing) // CHUNKS_AT_MOST), max(1, CHUNK_BYTES // decoded.row_bytes))
+    with ThreadPoolExecutor(os.cpu_count() or 2) as threads:
+        for start in range(0, len(missing), size):
+            chunk = missing[start : start + size]
             keys = dict(Item.objects.filter(pk__in=chunk.tolist()).values_list("pk", "storage_key"))
             wanted = [keys[pk] for pk in chunk.tolist()]
             images = list(threads.map(partial(_decoded, decoded.image_px), wanted))
@@ -62,7 +108,8 @@ def _decode_missing(run: jobs.Run, decoded: DecodedPool, item_ids: Rows) -> None
             for problem in filter(None, (problem for _, problem in images)):
                 run.log(problem)
             done = len(item_ids) - len(missing) + start + len(chunk)
-            run.report(DECODED * done / len(item_ids), f"decoded {done:,} of {len(item_ids):,} images")
+            said = f"decoded {done:,} of {len(item_ids):,} images to {decoded.image_px} px"
+            run.report(DECODED * (from_ + share * done / len(item_ids)), said)
 
 
 def _decoded(image_px: int, storage_key: str) -> tuple[Images, str]:
@@ -76,24 +123,52 @@ def _decoded(image_px: int, storage_key: str) -> tuple[Images, str]:
         return grey, f"{storage_key}: {error}; embedded as plain grey"
 
 
-def _embed(
-    run: jobs.Run,
-    project: Project,
-    decoded: DecodedPool,
-    item_ids: Rows,
-    splits: np.ndarray,
-    encoder_folder: Path,
-) -> Pool:
+def _network(project: Project) -> tuple[Network, int, Path] | None:
+    """The trained network that encodes this project now, the side of its images, and where it lies."""
+    current = queries.current_embedding(project)
+    if current is None or current.result["encoder"] != "trained":
+        return None
+    folder = snapshot.embedding_folder(current.result["folder"]) / "network"
+    net, image_px = load_network(folder)
+    return net, image_px, folder
+
+
+def _by_network(run: jobs.Run, net: Network, images: Images, rows: Rows) -> Floats:
+    def scored(done: int, total: int) -> None:
+        run.report(DECODED + (EMBEDDED - DECODED) * done / total, f"embedded {done:,} of {total:,} images")
+
+    return predict(net, images, rows, device="cpu", batch=512, progress=scored).features
+
+
+def _by_encoder(
+    run: jobs.Run, encoder: Any, images: Selection, indexed: np.ndarray, item_ids: Rows, folder: Path
+) -> Floats:
+    """Embeddings, mapped from the folder of this job, and the encoder beside where they will be saved."""
+    project = run.job.project
     run.report(DECODED, "learning the encoder", force=True)
-    indexed = splits != snapshot.SPLIT_CODES[Split.TEST]
-    if not indexed.any():
-        raise InvalidImport("every image of this project is in the test split; import some to label")
-    rows = decoded.rows(item_ids)
-    images = decoded.images()
-    encoder = encoders.load(project.settings.encoder)(seed=run.job.seed, **snapshot.encoder_parameters(project))
-    encoder.fit(images[rows[indexed]])
-    encoder.save(encoder_folder)
-    embeddings = np.concatenate([encoder.embed(images[rows[at : at + 8192]]) for at in range(0, len(rows), 8192)])
+    work = snapshot.embedding_folder(f"{project.pk}/encoding-{run.job.pk}")
+    try:
+        embeddings = encode(
+            encoder,
+            images,
+            indexed,
+            folder=work,
+            made_for={
+                "encoder": project.settings.encoder,
+                "parameters": snapshot.encoder_parameters(project),
+                "seed": run.job.seed,
+                "image_px": images.shape[1],
+                "items": hashlib.sha256(item_ids.tobytes() + indexed.tobytes()).hexdigest(),
+            },
+            progress=lambda share, said: run.report(DECODED + (EMBEDDED - DECODED) * share, said),
+        )
+    except ModelUnavailable as error:
+        raise InvalidSettings(str(error)) from error
+    shutil.copytree(work / "encoder", folder / "encoder")
+    return embeddings
+
+
+def _with_neighbours(run: jobs.Run, embeddings: Floats, indexed: np.ndarray) -> Pool:
     run.report(EMBEDDED, "finding nearest neighbours", force=True)
 
     def progress(done: int, total: int) -> None:
@@ -110,10 +185,16 @@ def _save(pool: Pool, item_ids: Rows, splits: np.ndarray, folder: Path) -> None:
     np.save(folder / "splits.npy", splits)
 
 
-def _prune(project: Project, keep: str) -> None:
-    """Remove embeddings that neither this run nor the newest model needs."""
+def _prune(project: Project, keep: str, sizes: set[int]) -> None:
+    """Remove what neither this run, the newest model nor a training needs: embeddings, half-made ones, other sizes."""
+    mine = snapshot.embedding_folder(str(project.pk))
     newest = ModelVersion.objects.filter(project=project).order_by("-number").first()
     needed = {Path(keep).name, Path(newest.metrics.get("embedding", "")).name if newest else ""}
-    for folder in snapshot.embedding_folder(str(project.pk)).glob("embedding-*"):
-        if folder.name not in needed:
-            shutil.rmtree(folder, ignore_errors=True)
+    gone = [folder for folder in mine.glob("embedding-*") if folder.name not in needed]
+    gone += mine.glob("encoding-*")
+    trains = Job.objects.filter(project=project, kind=Job.Kind.TRAIN, state__in=[Job.State.QUEUED, Job.State.RUNNING])
+    if not trains.exists():
+        kept = {f"decoded-{image_px}" for image_px in sizes}
+        gone += [folder for folder in mine.glob("decoded-*") if folder.name not in kept]
+    for folder in gone:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,7 @@ from ml_worker.calibrate import softmax, temperature
 from ml_worker.evaluate import accuracy_report
 from ml_worker.pool import Floats, Pool, Rows
 
-_REASONS = {"margin": "close_call", "typiclust": "typical", "random_sampling": "random"}
+_REASONS = {"margin": "close_call", "disagreement": "close_call", "typiclust": "typical", "random_sampling": "random"}
 _SEED_CHUNK = 20  # how many of a cold start's items are chosen to complement each other at first
 _LOOK_AHEAD = 50
 
@@ -61,7 +61,9 @@ class Answers:
 class Learned:
     """A scored pool. logits: float32 (N, C). probs: float32 (N, C), calibrated when temperature is not None.
 
-    audit: `evaluate.accuracy_report` over the audit answers, None without any. seconds: fit and score.
+    audit: `evaluate.accuracy_report` over the audit answers, None without any. seconds: fit and score, and
+    members where there are any. member_probs: float32 (E, N, C), what an ensemble says, for an acquisition
+    function that asks for it.
     """
 
     probs: Floats
@@ -69,6 +71,7 @@ class Learned:
     temperature: float | None
     audit: dict[str, Any] | None
     seconds: dict[str, float]
+    member_probs: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,22 @@ def learn(pool: Pool, train: Answers, audit: Answers, n_classes: int, settings: 
     probs = softmax(logits, degrees)
     report = accuracy_report(probs[audit.rows], audit.targets) if len(audit.rows) else None
     seconds = {"fit": fitted - started, "score": time.perf_counter() - fitted}
-    return Learned(probs, logits, degrees, report, seconds)
+    if settings.acquisition not in acquisition.NEED_MEMBERS:
+        return Learned(probs, logits, degrees, report, seconds)
+    started = time.perf_counter()
+    members = _members(pool, train, n_classes, settings, degrees)
+    return Learned(probs, logits, degrees, report, seconds | {"members": time.perf_counter() - started}, members)
+
+
+def _members(pool: Pool, train: Answers, n_classes: int, settings: LoopSettings, degrees: float | None) -> Floats:
+    """Probabilities float32 (E, N, C) of the same head, fitted once for each redrawing of the answers' weights."""
+    probs = np.empty((heads.MEMBERS, len(pool), n_classes), np.float32)
+    for member in range(heads.MEMBERS):
+        head = heads.load(settings.head)(n_classes, **settings.head_parameters)
+        weights = heads.resampled(np.ones(len(train.rows), np.float32), seed=member)
+        head.fit(pool, train.rows, train.targets, weights)
+        probs[member] = softmax(head.logits(pool), degrees)
+    return probs
 
 
 def order(
@@ -167,10 +185,13 @@ def _chosen(
     # Candidates arrive in any order; sorted, the result does not depend on it.
     rows = np.sort(candidates)
     probs = np.full((len(rows), columns), 1.0 / columns, np.float32)
+    members = None
     if learned is not None:
         probs = learned.probs[rows]
+        members = None if learned.member_probs is None else learned.member_probs[:, rows]
     embeddings = np.asarray(pool.embeddings[rows])
-    ranked, utility = _rank_in_chunks(name, embeddings, probs, pool.embeddings[train_rows], budget, rng)
+    asked = acquisition.Candidates(embeddings, probs, np.asarray(pool.embeddings[train_rows]), members)
+    ranked, utility = _rank_in_chunks(name, asked, budget, rng)
     apart = _keep_apart(embeddings, ranked)
     reason = _REASONS.get(name, "random")
     return [
@@ -180,7 +201,7 @@ def _chosen(
 
 
 def _rank_in_chunks(
-    name: str, embeddings: Floats, probs: Floats, labeled: Floats, budget: int, rng: np.random.Generator
+    name: str, asked: acquisition.Candidates, budget: int, rng: np.random.Generator
 ) -> tuple[Rows, Floats]:
     """A ranking whose head does not depend on how long the queue is.
 
@@ -190,7 +211,8 @@ def _rank_in_chunks(
     """
     rank = acquisition.load(name)
     if name != "typiclust":
-        return rank(acquisition.Candidates(embeddings, probs, np.asarray(labeled)), budget, rng)
+        return rank(asked, budget, rng)
+    embeddings, labeled = asked.embeddings, asked.labeled_embeddings
     left = np.arange(len(embeddings))
     rows: list[Rows] = []
     utilities: list[Floats] = []
@@ -198,7 +220,7 @@ def _rank_in_chunks(
     while taken < budget:
         known = np.concatenate([labeled, *(embeddings[r] for r in rows)])
         part, utility = rank(
-            acquisition.Candidates(embeddings[left], probs[left], known), min(chunk, budget - taken), rng
+            acquisition.Candidates(embeddings[left], asked.probs[left], known), min(chunk, budget - taken), rng
         )
         rows.append(left[part])
         utilities.append(utility)

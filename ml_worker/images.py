@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from ml_worker.pool import Rows
 
 Images = NDArray[np.uint8]
 
-MAX_PX = 32
+MAX_PX = 64
 MAX_PIXELS = 100_000_000  # a header may promise more than memory holds
 
 # Pillow's decoders raise many kinds of error on hostile bytes; each means the same to the caller.
@@ -40,7 +41,7 @@ class UnreadableImage(ValueError):
 
 
 def training_px(widths: Sequence[int], heights: Sequence[int]) -> int:
-    """Side of the decoded squares: the typical longer side of these images, at most 32."""
+    """Side of the decoded squares: the typical longer side of these images, at most 64."""
     if len(widths) == 0:
         return MAX_PX
     longer = np.maximum(np.asarray(widths), np.asarray(heights))
@@ -107,11 +108,12 @@ class DecodedPool:
         self.item_ids: Rows = np.zeros(0, np.int64)
         if self._ids.exists():
             self.item_ids = np.load(self._ids, allow_pickle=False)
-        whole = self._images.stat().st_size // self._row_bytes if self._images.exists() else 0
+        whole = self._images.stat().st_size // self.row_bytes if self._images.exists() else 0
         self.item_ids = self.item_ids[:whole]  # a copy cut short elsewhere must not be read past its end
 
     @property
-    def _row_bytes(self) -> int:
+    def row_bytes(self) -> int:
+        """What one image takes on the disk."""
         return self.image_px * self.image_px * 3
 
     def __len__(self) -> int:
@@ -132,7 +134,7 @@ class DecodedPool:
             raise ValueError("an item of this chunk is in the pool already, or twice in the chunk")
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._images.open("r+b" if self._images.exists() else "w+b") as file:
-            file.truncate(len(self) * self._row_bytes)
+            file.truncate(len(self) * self.row_bytes)
             file.seek(0, os.SEEK_END)
             file.write(np.ascontiguousarray(images).tobytes())
             file.flush()
@@ -165,3 +167,28 @@ class DecodedPool:
         if absent.any():
             raise KeyError(f"item {item_ids[absent][0]} has no decoded image here")
         return found
+
+
+class Selection:
+    """Some images of a pool in an order of their own, read when they are asked for: the pool stays on the disk.
+
+    images: uint8 (n, px, px, 3), usually memory-mapped. rows: int64, which of them, in order. Stands in for an array
+    where only length, shape and indexing by number, slice, mask or rows are used; `np.asarray` reads everything.
+    """
+
+    def __init__(self, images: Images, rows: Rows) -> None:
+        self.images, self.rows = images, np.asarray(rows, np.int64)
+        self.shape, self.dtype = (len(self.rows), *images.shape[1:]), images.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, which: Any) -> Images:
+        return np.asarray(self.images[self.rows[which]])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:], dtype)
+
+    def only(self, wanted: NDArray[np.bool_]) -> Selection:
+        """Those for which `wanted`, bool (n,), is true."""
+        return Selection(self.images, self.rows[wanted])

@@ -9,7 +9,7 @@ import numpy as np
 from annotator import jobs, queries
 from annotator.actions import proposing, queueing
 from annotator.models import Job, ModelVersion, Project, QueueEntry
-from ml_worker import fast_loop, snapshot
+from ml_worker import fast_loop, previews, snapshot
 from ml_worker.evaluate import accuracy_report, wilson
 from ml_worker.fast_loop import Entry, Learned, LoopSettings, NotEnoughLabels
 from ml_worker.gate import lower_bound
@@ -33,26 +33,33 @@ def run(run: jobs.Run) -> None:
     if embedding is None:
         if not is_coming:
             jobs.enqueue(project, Job.Kind.EMBED)  # it asks for a refit when it is done
-        _remember(run, watermark=snapshot.label_watermark(project))
+        run.remember(watermark=snapshot.label_watermark(project))
         run.report(1.0, "waiting for the images to be embedded", force=True)
         return
     started = time.perf_counter()
     taken = snapshot.take(project, embedding.result["folder"])
-    _remember(run, watermark=taken.watermark)
+    run.remember(watermark=taken.watermark)
     seconds = {"snapshot": time.perf_counter() - started}
     model, learned = _learn(run, taken, embedding, seconds)
+    put_up(project, taken, learned, model, seconds)
+    previews.write(run, taken, embedding)
+    run.log(", ".join(f"{step} {spent:.2f} s" for step, spent in seconds.items()))
+
+
+def put_up(
+    project: Project,
+    taken: Snapshot,
+    learned: Learned | None,
+    model: ModelVersion | None,
+    seconds: dict[str, float],
+) -> None:
+    """The queue, then the proposals, as this model has them; without one the order of the cold start."""
     _rank(project, taken, learned, model, seconds)
     if model is not None and learned is not None:
         _propose(project, taken, learned, model, seconds)
         model.metrics["seconds"] = {step: round(spent, 4) for step, spent in seconds.items()}
         model.save(update_fields=["metrics"])
         _prune(project)
-    run.log(", ".join(f"{step} {spent:.2f} s" for step, spent in seconds.items()))
-
-
-def _remember(run: jobs.Run, **result: Any) -> None:
-    run.job.result = {**run.job.result, **result}
-    Job.objects.filter(pk=run.job.pk).update(result=run.job.result)
 
 
 def _learn(
@@ -68,6 +75,15 @@ def _learn(
         run.log(str(error))
         return None, None
     seconds |= learned.seconds
+    folder, encoder = embedding.result["folder"], embedding.result["encoder"]
+    return store_model(run, taken, learned, embedding=folder, encoder=encoder, algorithm=settings.head), learned
+
+
+def store_model(
+    run: jobs.Run, taken: Snapshot, learned: Learned, *, embedding: str, encoder: str, algorithm: str
+) -> ModelVersion:
+    """The next model version of the project, its probabilities beside it. embedding: the folder it speaks of."""
+    project = run.job.project
     newest = queries.current_model(project)
     number = newest.number + 1 if newest else 1
     folder = f"{project.pk}/model-{number}"
@@ -75,8 +91,8 @@ def _learn(
         project=project,
         job=run.job,
         number=number,
-        encoder=embedding.result["encoder"],
-        algorithm=settings.head,
+        encoder=encoder,
+        algorithm=algorithm,
         class_ids=taken.class_ids,
         label_watermark=taken.watermark,
         label_count=len(taken.train.rows),
@@ -88,14 +104,14 @@ def _learn(
     path = snapshot.embedding_folder(folder)
     path.mkdir(parents=True, exist_ok=True)
     np.save(path / "probs.npy", learned.probs.astype(np.float16))
-    return model, learned
+    return model
 
 
-def _metrics(project: Project, taken: Snapshot, learned: Learned, embedding: Job) -> dict[str, Any]:
+def _metrics(project: Project, taken: Snapshot, learned: Learned, embedding: str) -> dict[str, Any]:
     """Accuracy on the audit sample (and on held-out test labels where there are any), never on chosen items."""
     test = accuracy_report(learned.probs[taken.test.rows], taken.test.targets) if len(taken.test.rows) else None
     return {
-        "embedding": embedding.result["folder"],
+        "embedding": embedding,
         "audit": learned.audit,
         "test": test,
         "proposals": _proposal_precision(project, taken, learned),

@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db.models import Max
 from numpy.typing import NDArray
 
-from annotator import algorithms, queries, task_types
+from annotator import queries, task_types
 from annotator.models import Annotation, Item, Project, Split
 from ml_worker.fast_loop import Answers, LoopSettings
 from ml_worker.pool import Pool, Rows
@@ -71,8 +71,12 @@ def label_watermark(project: Project) -> int:
 
 
 def take(project: Project, embedding_name: str) -> Snapshot:
+    """The project's answers against the embedding in this folder."""
+    return against(project, load_embedded(embedding_name))
+
+
+def against(project: Project, embedded: Embedded) -> Snapshot:
     """The project's answers against an embedding. Three queries; cost grows with the answers, not with the pool."""
-    embedded = load_embedded(embedding_name)
     watermark = label_watermark(project)
     class_ids = [label_class.pk for label_class in queries.open_classes(project)]
     answers = _answers(project, embedded, class_ids)
@@ -125,11 +129,11 @@ def _answers(project: Project, embedded: Embedded, class_ids: list[int]) -> dict
 
 
 def loop_settings(project: Project, seed: int) -> LoopSettings:
-    """The project's settings as the loop takes them, algorithm parameters at their catalogue defaults."""
+    """The project's settings as the loop takes them."""
     chosen = project.settings
     return LoopSettings(
         head=chosen.head,
-        head_parameters=algorithms.clean_parameters("head", chosen.head, {}),
+        head_parameters=chosen.parameters_of("head", chosen.head),
         acquisition=chosen.acquisition,
         cold_start=chosen.cold_start,
         queue_length=chosen.queue_length,
@@ -139,5 +143,5 @@ def loop_settings(project: Project, seed: int) -> LoopSettings:
 
 
 def encoder_parameters(project: Project) -> dict[str, Any]:
-    """The catalogue's parameters for the project's encoder."""
-    return algorithms.clean_parameters("encoder", project.settings.encoder, {})
+    """Every parameter of the project's encoder, as its owner chose or by default."""
+    return project.settings.parameters_of("encoder", project.settings.encoder)

@@ -1,6 +1,7 @@
 """The worker's side of every job: claim it, call what does the work, write what came of it. Orchestration only."""
 
 import logging
+import threading
 from collections.abc import Callable
 
 from celery import shared_task
@@ -8,26 +9,39 @@ from celery import shared_task
 from annotator import jobs
 from annotator.actions import importing
 from annotator.models import Job
-from ml_worker import embedding, refitting
+from ml_worker import embedding, refitting, training
 
 logger = logging.getLogger(__name__)
+
+# One network at a time: the other threads of a worker are for people who wait.
+_training = threading.Lock()
 
 STEPS: dict[str, Callable[[jobs.Run], None]] = {
     Job.Kind.IMPORT: importing.run_import,
     Job.Kind.EMBED: embedding.run,
     Job.Kind.REFIT: refitting.run,
+    Job.Kind.TRAIN: training.run,
 }
 
 
 @shared_task
 def run_job(job_id: int) -> None:
     """Run the job if it still waits; otherwise the bell rang twice and there is nothing to do."""
-    job = jobs.claim(job_id)
-    if job is None:
-        return
-    logger.info("job %s (%s) begins, attempt %s", job.pk, job.kind, job.attempt)
-    with jobs.running(job) as run:
-        STEPS[job.kind](run)
+    is_training = Job.objects.filter(pk=job_id, kind=Job.Kind.TRAIN).exists()
+    if is_training and not _training.acquire(blocking=False):
+        return  # rung for again when this one is over, and every few seconds
+    try:
+        job = jobs.claim(job_id)
+        if job is None:
+            return
+        logger.info("job %s (%s) begins, attempt %s", job.pk, job.kind, job.attempt)
+        with jobs.running(job) as run:
+            STEPS[job.kind](run)
+        if is_training:  # only now is it what the project goes by
+            training.follow_up(job.project)
+    finally:
+        if is_training:
+            _training.release()
 
 
 @shared_task

@@ -48,6 +48,7 @@ PAGES: dict[str, dict[str, str]] = {
     "label-undo": {"POST": LABEL},
     "label-renew": {"POST": LABEL},
     "training": {"GET": VIEW, "POST": REVIEW},
+    "training-preview": {"GET": VIEW},
     "job": {"GET": VIEW},
     "job-cancel": {"POST": REVIEW},
     "review": {"GET": REVIEW, "POST": REVIEW},
@@ -83,6 +84,7 @@ API: dict[str, dict[str, str]] = {
     "api-job": {"GET": VIEW},
     "api-job-cancel": {"POST": REVIEW},
     "api-refit": {"POST": REVIEW},
+    "api-train": {"POST": REVIEW},
     "api-models": {"GET": VIEW},
     "api-progress": {"GET": VIEW},
     "api-proposals": {"GET": REVIEW},
@@ -163,7 +165,8 @@ def _things(project: Project, seed: int) -> dict[str, Any]:
     item = make_item(project, seed)
     label_class = project.classes.first()
     assert label_class is not None
-    job = Job.objects.create(project=project, kind=Job.Kind.EXPORT)
+    preview = {"key": item.storage_key, "sha256": item.sha256, "switches": {}}
+    job = Job.objects.create(project=project, kind=Job.Kind.EXPORT, result={"preview": preview})
     return {"project_id": project.pk, "item_id": item.pk, "class_id": label_class.pk, "job_id": job.pk}
 
 

@@ -171,6 +171,18 @@ def test_settings_are_changed_and_checked(alice: User, project: Project) -> None
     assert set(wrong.json()["error"]["fields"]) == {"answers_per_refit", "colour"}
 
 
+def test_parameters_of_algorithms_are_changed_one_by_one_and_checked(alice: User, project: Project) -> None:
+    caller = Caller(alice, project)
+    model, hidden = "encoder.pretrained.model", "head.mlp.hidden"
+    caller.patch("", {"settings": {"parameters": {model: "facebook/dinov2-base", hidden: 64}}})
+    changed = caller.patch("", {"settings": {"parameters": {model: None}}})
+    assert changed.json()["settings"]["parameters"] == {hidden: 64}
+    wrong = caller.patch("", {"settings": {"parameters": {hidden: 0, "head.mlp.depth": 2}}})
+    assert error(wrong) == (422, "invalid_settings")
+    assert set(wrong.json()["error"]["fields"]) == {hidden, "head.mlp.depth"}
+    assert error(caller.patch("", {"settings": {"parameters": 5}})) == (422, "invalid_settings")
+
+
 def test_classes_are_added_changed_and_archived(alice: User, project: Project, cat: LabelClass) -> None:
     caller = Caller(alice, project)
     assert caller.post("classes/", {"name": "fox"}).json()["shortcut"] == "3"
@@ -404,6 +416,27 @@ def test_a_refit_is_asked_for_and_cancelled(carol: User, project: Project) -> No
     assert caller.get(address).json()["created_by"] == "carol"
     assert caller.post(f"{address}cancel/").json()["state"] == Job.State.CANCELLED
     assert error(caller.post(f"{address}cancel/")) == (409, "conflict")
+
+
+def test_a_training_is_asked_for(carol: User, bob: User, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    caller = Caller(carol, project)
+    assert error(caller.post("train/")) == (409, "conflict")
+    monkeypatch.setattr("annotator.queries.missing_for_training", lambda project: "")
+    for body in ({"trainer": "magic"}, {"minutes": 0}, {"minutes": "long"}, {"minutes": 1e9}):
+        assert caller.post("train/", body).status_code == 422
+    asked = caller.post("train/", {"trainer": "fixmatch", "minutes": 2})
+    assert (asked.status_code, asked.json()["kind"]) == (202, "train")
+    assert caller.post("train/", {"trainer": "fixmatch", "minutes": 2}).json()["id"] == asked.json()["id"]
+    assert error(caller.post("train/", {"minutes": 3})) == (409, "conflict")
+    assert error(Caller(bob, project).post("train/")) == (403, "not_allowed")
+
+
+def test_a_model_says_whether_a_head_or_a_trainer_made_it(vera: User, project: Project, model: ModelVersion) -> None:
+    caller = Caller(vera, project)
+    assert caller.get("models/").json()["results"][0]["algorithm_kind"] == "head"
+    ModelVersion.objects.filter(pk=model.pk).update(algorithm="freematch", encoder="trained")
+    shown = caller.get("models/").json()["results"][0]
+    assert (shown["algorithm_kind"], shown["algorithm"], shown["encoder"]) == ("trainer", "freematch", "trained")
 
 
 def test_models_and_progress_are_shown(

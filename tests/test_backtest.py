@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from annotator.algorithms import clean_parameters
-from ml_worker.backtest import BadSource, audit_size, load_source, run
+from ml_worker import loop, nets
+from ml_worker.augment import Policy
+from ml_worker.backtest import SCREENFUL, audit_size, run
+from ml_worker.batches import Examples
+from ml_worker.labelled import BadSource, load_source
 
 
 def picture(bright_left: bool, seed: int) -> bytes:
@@ -141,10 +146,23 @@ def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "plan", [{"budget": 0}, {"batch": 0}, {"seeds": 0}, {"test_fraction": 1.0}, {"test_fraction": 0.0}]
+    ("plan", "sentence"),
+    [
+        ({"budget": 0}, "at least 1"),
+        ({"batch": 0}, "at least 1"),
+        ({"seeds": 0}, "at least 1"),
+        ({"test_fraction": 1.0}, "between 0 and 1"),
+        ({"test_fraction": 0.0}, "between 0 and 1"),
+        ({"review": -1}, "wanted 0 or more"),
+        ({"minutes": 0.0}, "wanted more than 0"),
+        ({"minutes": float("nan")}, "wanted more than 0"),
+        ({"train_at": [0, 10]}, "from 1 to 20"),
+        ({"train_at": [21]}, "from 1 to 20"),
+        ({"train_at": [81], "review": 1}, "from 1 to 80"),
+    ],
 )
-def test_a_plan_that_makes_no_sense_is_refused(tmp_path: Path, plan: dict[str, Any]) -> None:
-    with pytest.raises(BadSource, match=r"at least 1|between 0 and 1"):
+def test_a_plan_that_makes_no_sense_is_refused(tmp_path: Path, plan: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BadSource, match=sentence):
         back_test(write_folder(tmp_path, files(5)), **plan)
 
 
@@ -199,3 +217,75 @@ def test_auto_acceptance_appears_with_a_certificate_and_its_true_precision(tmp_p
     assert all(point["auto_accepted"] <= 1 and point["auto_accepted_precision"] >= 0.7 for point in opened)
     # The two audit answers among the first ten certify nothing.
     assert (curve[0]["auto_accepted"], curve[0]["auto_accepted_precision"]) == (0, None)
+
+
+# --- review
+
+
+def accuracies(curve: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    return [(point["labels"], point["test_accuracy"]) for point in curve]
+
+
+def test_the_review_takes_one_class_after_another_and_leaves_the_random_checks_alone(tmp_path: Path) -> None:
+    source = write_folder(tmp_path, files(100))  # 160 in the pool, 50 of them random checks
+    plan: dict[str, Any] = {"budget": 20, "propose_above": 0.5}
+    before = back_test(source, **plan)[0]["runs"][0]["curve"]
+    curve = back_test(source, review=9, **plan)[0]["runs"][0]["curve"]
+    assert accuracies(curve[:2]) == accuracies(before)
+    screenfuls = np.diff([point["labels"] for point in curve[1:]])
+    # Both classes are easily told apart: one screenful for each, and nothing is left to propose.
+    assert len(screenfuls) == 2
+    assert 0 < screenfuls.max() <= SCREENFUL
+    assert 20 + screenfuls.sum() == 160 - 50 + 4  # four of the twenty questions were random checks
+    assert curve[-1]["test_accuracy"] == 1.0
+
+
+def test_without_anything_sure_enough_there_is_nothing_to_review(tmp_path: Path) -> None:
+    curve = back_test(write_folder(tmp_path, files(20)), review=9, propose_above=1.0)[0]["runs"][0]["curve"]
+    assert [point["labels"] for point in curve] == [10, 20]
+
+
+# --- networks
+
+
+def test_a_network_is_trained_on_the_pool_without_its_random_checks_and_the_test_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[Examples, loop.Recipe]] = []
+
+    def train(examples: Examples, recipe: loop.Recipe, policy: Policy, **ignored: Any) -> loop.Trained:
+        given.append((examples, recipe))
+        net = nets.build("quick", examples.n_classes, 8, mean=torch.zeros(3), std=torch.ones(3))
+        return loop.Trained(net, [], 0, 0, "", "")
+
+    monkeypatch.setattr(loop, "train", train)
+    result, lines = back_test(
+        write_folder(tmp_path, files(50)),
+        trainer="fixmatch",
+        trainer_parameters=clean_parameters("trainer", "fixmatch", {"threshold": 0.7}),
+        minutes=2.0,
+        train_at=[5, 20],
+    )
+    assert [(one["trainer"], [point["labels"] for point in one["curve"]]) for one in result["runs"]] == [
+        ("none", [10, 20]),
+        ("fixmatch", [10, 20]),  # 5 answers are reached with the first batch
+    ]
+    assert [line.split(":")[0] for line in lines] == ["margin, seed 0", "margin, fixmatch, seed 0"] * 2
+    examples, recipe = given[-1]
+    assert (recipe.trainer, recipe.trainer_parameters["threshold"], recipe.seconds) == ("fixmatch", 0.7, 120.0)
+    assert len(examples.images) == 80
+    assert len(examples.labeled) + len(examples.audit) == 20
+    assert len(examples.unlabeled) == 80 - audit_size(80)
+    assert np.isin(examples.labeled, examples.unlabeled).all()
+    # The class of a picture can be seen: a cat is bright on the left.
+    for rows, targets in ((examples.labeled, examples.targets), (examples.audit, examples.audit_targets)):
+        left, right = (examples.images[rows][:, :, half].mean(axis=(1, 2, 3)) for half in (slice(0, 4), slice(4, 8)))
+        np.testing.assert_array_equal(left < right, targets)
+
+
+def test_no_network_is_trained_while_one_class_is_labelled(tmp_path: Path) -> None:
+    plan = {"trainer": "supervised", "budget": 1, "batch": 1}
+    (network,) = (
+        one for one in back_test(write_folder(tmp_path, files(10)), **plan)[0]["runs"] if one["trainer"] != "none"
+    )
+    assert [point["test_accuracy"] for point in network["curve"]] == [None]

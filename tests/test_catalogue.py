@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from annotator import algorithms
-from annotator.algorithms import CATALOGUE, DEFAULTS, KINDS, Algorithm, catalogue, clean_parameters, get
+from annotator.algorithms import CATALOGUE, DEFAULTS, KINDS, Algorithm, Parameter, catalogue, clean_parameters, get
 from annotator.errors import InvalidSettings
 from ml_worker import acquisition, encoders, heads
 
@@ -81,3 +81,21 @@ def test_a_value_out_of_range_or_of_another_type_is_refused_with_the_range(value
 def test_a_parameter_nobody_knows_is_refused() -> None:
     with pytest.raises(InvalidSettings, match="no parameter of this name"):
         clean_parameters("head", "label_spreading", {"depth": 3})
+
+
+CHOICE = Parameter("mood", str, "calm", help="How it feels.", choices=("calm", "brisk"))
+FREE = Parameter("model", str, "name", help="Which one.")
+
+
+def test_a_parameter_that_is_text_is_one_of_its_choices() -> None:
+    assert algorithms._clean(CHOICE, " brisk ") == "brisk"
+    for wrong in ("Calm", "", 3, None):
+        with pytest.raises(ValueError, match="wanted one of: calm, brisk"):
+            algorithms._clean(CHOICE, wrong)
+
+
+def test_a_parameter_that_is_free_text_is_one_printable_line() -> None:
+    assert algorithms._clean(FREE, " facebook/dinov2-small\n") == "facebook/dinov2-small"
+    for wrong in ("a\nb", "a\0b", "a" * 201, 3, ["a"]):
+        with pytest.raises(ValueError, match="wanted one line of at most 200 characters"):
+            algorithms._clean(FREE, wrong)

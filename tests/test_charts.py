@@ -5,7 +5,16 @@ import xml.dom.minidom
 
 import pytest
 
-from annotator.charts import Estimate, Part, accuracy_chart, amount_bar, nice_step, share_bar
+from annotator.charts import (
+    Estimate,
+    Part,
+    accuracy_chart,
+    amount_bar,
+    nice_step,
+    share_bar,
+    training_chart,
+    trend,
+)
 
 CURVE = [Estimate(100 * step, 0.7 + step / 50, 0.6 + step / 50, 0.8 + step / 50, 40) for step in range(1, 8)]
 
@@ -57,6 +66,33 @@ def test_many_models_keep_the_newest_mark() -> None:
     svg = accuracy_chart(many, [])
     assert svg.count("<circle") <= 40
     assert "after 499 answers" in svg.rsplit("<circle", 1)[1]
+
+
+HISTORY = [{"seconds": 30.0 * n, "loss": 2.0 / n, "audit_accuracy": 0.4 + n / 20} for n in range(1, 5)]
+
+
+def test_a_training_leaves_room_for_the_time_that_is_left() -> None:
+    svg = training_chart(HISTORY, budget_s=240, width=412, height=200)
+    xml.dom.minidom.parseString(svg)
+    assert numbers(svg, "cx") == [225.0]  # half of the 350 between the margins of 50 and 12
+    assert 'aria-label="Accuracy on the random checks while it trains: 60 % after 2.0 minutes"' in svg
+
+
+@pytest.mark.parametrize("budget_s", [0.0, 1.2, 59.0, 300.0, 86400.0])
+def test_a_training_of_any_length_has_a_few_round_ticks(budget_s: float) -> None:
+    svg = training_chart([{"seconds": 0.5, "audit_accuracy": 0.5}], budget_s=budget_s)
+    xml.dom.minidom.parseString(svg)
+    assert 2 <= svg.count('text-anchor="middle"') <= 9
+
+
+def test_a_training_without_an_evaluation_is_not_drawn() -> None:
+    assert training_chart([{"seconds": 1.0, "loss": 2.0}], budget_s=60) == ""
+    assert trend(HISTORY, "kept", budget_s=60) == ""
+
+
+def test_a_trend_falls_where_the_number_falls() -> None:
+    points = re.findall(r'points="([^"]+)"', trend(HISTORY, "loss", budget_s=240, width=100, height=44))[0]
+    assert points == "12.5,2.0 25.0,22.0 37.5,28.7 50.0,32.0"  # 2, 1, 2/3 and 1/2 of at most 2, over 40 pixels
 
 
 def test_the_parts_of_a_bar_fill_it() -> None:

@@ -1,12 +1,16 @@
 """What every head keeps to, and a case by hand for each."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from annotator.algorithms import catalogue, clean_parameters, get
-from ml_worker import heads
+from ml_worker import acquisition, heads
+from ml_worker.acquisition import Candidates
+from ml_worker.fast_loop import Answers, LoopSettings, learn
 from ml_worker.pool import Pool
 from tests.pools import clouds, pool_of
 
@@ -181,3 +185,164 @@ def test_many_answers_of_one_class_do_not_drown_the_others() -> None:
     head.fit(pool, rows, truth[rows], np.ones(len(rows), np.float32))
     guesses = head.logits(pool).argmax(axis=1)
     assert min((guesses[truth == each] == each).mean() for each in range(3)) > 0.85
+
+
+# --- prototype
+
+
+def prototype(pool: Pool, rows: list[int], targets: list[int], **parameters: float) -> np.ndarray:
+    given = {"neighbours": 0, "shrinkage": 0.0, "temperature": 1.0} | parameters
+    return fitted("prototype", pool, rows, targets, max(targets) + 1, **given)
+
+
+# Four points about (0, 0) at the angles 0, 90, 180 and 270 degrees, of different lengths.
+CROSS = pool_of([[2.0, 0.0], [0.0, 3.0], [-2.0, 0.0], [0.0, -3.0]])
+
+
+def test_prototype_gives_the_cosines_worked_out_by_hand() -> None:
+    # Class 0 is the mean of the directions 0 and 90 degrees, so 45 degrees whatever their lengths; class 1 is 180.
+    logits = prototype(CROSS, [0, 1, 2], [0, 0, 1])
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(logits, [[half, -1], [half, 0], [-half, 1], [-half, 0]], atol=1e-5)
+    np.testing.assert_allclose(prototype(CROSS, [0, 1, 2], [0, 0, 1], temperature=0.1), 10 * logits, atol=1e-4)
+
+
+def test_shrinkage_moves_a_class_towards_the_mean_of_the_classes() -> None:
+    # Class 0 at 0 degrees, class 1 at 90; their mean is (1/2, 1/2). With one answer's worth of shrinkage class 0 is
+    # (1 + 1/2, 1/2) / 2, of which the cosine with 0 degrees is 3 / sqrt(10) and with 90 degrees 1 / sqrt(10).
+    logits = prototype(CROSS, [0, 1], [0, 1], shrinkage=1.0)
+    np.testing.assert_allclose(logits[:2], np.array([[3, 1], [1, 3]]) / np.sqrt(10), atol=1e-5)
+    # Ten answers in one place are worth more than the shrinkage, and their class stays where it is.
+    steadier = prototype(CROSS, [0] * 10 + [1], [0] * 10 + [1], shrinkage=1.0)
+    assert steadier[0, 0] > 0.99
+
+
+def test_with_neighbours_a_class_may_have_two_looks() -> None:
+    # Class 0 lies on both sides of class 1: the mean of its directions is nowhere, its nearest answer is at hand.
+    logits = prototype(CROSS, [0, 2, 1], [0, 0, 1], neighbours=1)
+    np.testing.assert_allclose(logits, [[1, 0], [0, 1], [1, 0], [0, -1]], atol=1e-5)
+    # Of two neighbours the mean counts; a class with fewer answers gives what it has.
+    np.testing.assert_allclose(prototype(CROSS, [0, 1, 2], [0, 0, 1], neighbours=2)[0], [0.5, -1], atol=1e-5)
+    # An answer of three times the weight counts three times: (3 * 1 + 1 * 0) / 4.
+    head = heads.load("prototype")(2, neighbours=2, shrinkage=0.0, temperature=1.0)
+    head.fit(CROSS, np.array([0, 1, 2]), np.array([0, 0, 1]), np.array([3, 1, 1], np.float32))
+    np.testing.assert_allclose(head.logits(CROSS)[0], [0.75, -1], atol=1e-5)
+
+
+def test_prototype_looks_at_directions_and_not_at_the_scale_of_the_embeddings() -> None:
+    pool, targets = clouds()
+    small = fitted("prototype", pool, [0, 1, 2], targets[:3], 3)
+    large = fitted("prototype", pool_of(1000 * pool.embeddings), [0, 1, 2], targets[:3], 3)
+    np.testing.assert_allclose(large, small, atol=1e-3)
+
+
+# --- small network
+
+
+def moons(noise: float = 0.08) -> tuple[Pool, np.ndarray]:
+    """Two crescents, one in the other, which no straight line tells apart; class of each row, int64 (200,)."""
+    rng = np.random.default_rng(0)
+    angle, targets = rng.uniform(0, np.pi, 200), np.arange(200) % 2
+    arcs = np.stack([np.cos(angle) + targets, np.where(targets, 0.4 - np.sin(angle), np.sin(angle))], axis=1)
+    return pool_of(arcs + noise * rng.normal(size=arcs.shape)), targets.astype(np.int64)
+
+
+def test_a_small_network_bends_its_boundary_where_a_line_cannot() -> None:
+    pool, targets = moons()
+    rows = list(range(60))
+    line = fitted("logistic_regression", pool, rows, targets[rows], 2).argmax(axis=1) == targets
+    bent = fitted("mlp", pool, rows, targets[rows], 2, noise=0.05).argmax(axis=1) == targets
+    assert bent[60:].mean() > 0.95 > line[60:].mean()
+
+
+def test_a_small_network_is_the_same_twice_and_leaves_the_random_state_alone() -> None:
+    pool, targets = clouds()
+    before = torch.get_rng_state()
+    first = fitted("mlp", pool, [0, 1, 2], targets[:3], 3, steps=20)
+    np.testing.assert_array_equal(first, fitted("mlp", pool, [0, 1, 2], targets[:3], 3, steps=20))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_cached_views_teach_what_does_not_matter() -> None:
+    # The class is in the first dimension. In the answers the second one happens to tell the classes apart more
+    # loudly; the views of each item scatter it, so a network that must say the same of them cannot lean on it.
+    rng = np.random.default_rng(0)
+    targets = np.arange(300) % 2
+    points = np.stack([2.0 * targets - 1.0, rng.choice([-3.0, 3.0], 300)], axis=1) + 0.2 * rng.normal(size=(300, 2))
+    rows = [int(row) for row in np.flatnonzero((points[:, 1] > 0) == (targets == 1))[:10]]
+    plain = pool_of(points)
+    scattered = np.stack([np.stack([points[:, 0], rng.choice([-3.0, 3.0], 300)], axis=1) for _ in range(4)])
+    viewed = replace(plain, views=scattered.astype(np.float32))
+    given = {"noise": 0.0, "consistency": 10.0}
+    without = fitted("mlp", plain, rows, targets[rows], 2, **given).argmax(axis=1) == targets
+    with_views = fitted("mlp", viewed, rows, targets[rows], 2, **given).argmax(axis=1) == targets
+    assert without.mean() < 0.8
+    assert with_views.mean() > 0.95
+
+
+# --- ensembles
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_answer_without_weight_is_as_if_not_given(name: str) -> None:
+    pool, targets = clouds()
+    head = heads.load(name)(3, **clean_parameters("head", name, {}))
+    rows, said = np.array([0, 1, 2, 3, 4]), np.array([0, 1, 2, 1, 2])  # the last two are wrong
+    head.fit(pool, rows, said, np.array([1, 1, 1, 0, 0], np.float32))
+    assert (head.logits(pool).argmax(axis=1) == targets).mean() > 0.95
+
+
+def test_resampled_weights_keep_every_answer_and_differ_by_seed() -> None:
+    ones = np.ones(1000, np.float32)
+    first, second = heads.resampled(ones, 1), heads.resampled(ones, 2)
+    assert first.dtype == np.float32 and (first > 0).all() and first.mean() == pytest.approx(1)
+    assert not np.allclose(first, second)
+    np.testing.assert_array_equal(first, heads.resampled(ones, 1))
+    # Exponential: the deviation is the mean, and half of all draws lie below log 2.
+    assert first.std() == pytest.approx(1, abs=0.1) and np.median(first) == pytest.approx(np.log(2), abs=0.07)
+    # An answer counts in proportion to the weight it came with.
+    np.testing.assert_allclose(heads.resampled(3 * ones, 1), 3 * first, rtol=1e-5)
+
+
+def members(*probs: list[list[float]]) -> Candidates:
+    """Candidates far from each other, about which these members speak."""
+    said = np.asarray(probs, np.float32)
+    points = 100 * np.eye(said.shape[1], dtype=np.float32)
+    return Candidates(points, said.mean(axis=0), np.zeros((0, said.shape[1]), np.float32), said)
+
+
+def test_disagreement_is_the_mutual_information_worked_out_by_hand() -> None:
+    # Item 0: both members at 1/2: H(mean) = log 2, mean H = log 2, nothing to learn. Item 1: (1, 0) and (0, 1):
+    # H(mean) = log 2, mean H = 0: 1 after division by log 2. Item 2: 0.9 and 0.5: H(0.7) = 0.6109, mean H =
+    # (0.3251 + 0.6931) / 2 = 0.5091, so 0.1018 / 0.6931 = 0.1468. Item 3: both sure of the same.
+    pool = members(
+        [[0.5, 0.5], [1.0, 0.0], [0.9, 0.1], [1.0, 0.0]],
+        [[0.5, 0.5], [0.0, 1.0], [0.5, 0.5], [1.0, 0.0]],
+    )
+    rows, utility = acquisition.load("disagreement")(pool, 4, np.random.default_rng(0))
+    assert rows.tolist() == [1, 2, 0, 3]  # items 0 and 3 are level; 0 is the closer call
+    np.testing.assert_allclose(utility, [1.0, 0.1468, 0.0, 0.0], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_members_disagree_between_the_classes_and_not_beside_the_answers(name: str) -> None:
+    pool, targets = clouds(150, spread=1.6)
+    rows = np.arange(12)
+    settings = LoopSettings(name, clean_parameters("head", name, {}), "disagreement")
+    nobody = Answers(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    learned = learn(pool, Answers(rows, targets[rows]), nobody, 3, settings)
+    assert learned.member_probs is not None and learned.member_probs.shape == (heads.MEMBERS, 150, 3)
+    np.testing.assert_allclose(learned.member_probs.sum(axis=2), 1, atol=1e-5)
+    asked = Candidates(pool.embeddings, learned.probs, pool.embeddings[:0], learned.member_probs)
+    ranked, utility = acquisition.load("disagreement")(asked, 150, np.random.default_rng(0))
+    assert utility.max() > 1e-3
+    best_two = np.sort(learned.probs, axis=1)[:, -2:]
+    gap = best_two[:, 1] - best_two[:, 0]
+    assert gap[ranked[:30]].mean() < gap.mean()
+
+
+def test_only_an_acquisition_function_that_asks_for_members_pays_for_them() -> None:
+    pool, targets = clouds()
+    settings = LoopSettings("prototype", clean_parameters("head", "prototype", {}), "margin")
+    learned = learn(pool, Answers(np.arange(9), targets[:9]), Answers(np.zeros(0, int), np.zeros(0, int)), 3, settings)
+    assert learned.member_probs is None and set(learned.seconds) == {"fit", "score"}

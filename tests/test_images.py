@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ml_worker import images
-from ml_worker.images import DecodedPool, UnreadableImage, decode, image_size, training_px
+from ml_worker.images import DecodedPool, Selection, UnreadableImage, decode, image_size, training_px
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -177,8 +177,8 @@ def test_the_size_is_read_from_the_header() -> None:
 
 def test_the_training_size_is_the_typical_longer_side_within_bounds() -> None:
     assert training_px([8, 8, 6], [8, 8, 9]) == 8
-    assert training_px([640], [480]) == 32
-    assert training_px([], []) == 32
+    assert training_px([640], [480]) == 64
+    assert training_px([], []) == 64
 
 
 # --- the decoded pool
@@ -232,3 +232,16 @@ def test_an_item_twice_or_a_wrong_shape_or_an_unknown_item_is_refused(tmp_path: 
         pool.append(np.array([2]), squares(2, 1))
     with pytest.raises(KeyError, match="item 9"):
         pool.rows(np.array([1, 9]))
+
+
+# --- a selection of a pool
+
+
+def test_a_selection_is_indexed_like_the_array_it_stands_for() -> None:
+    images = np.arange(6 * 2 * 2 * 3, dtype=np.uint8).reshape(6, 2, 2, 3)
+    selection, array = Selection(images, np.array([5, 0, 3])), images[[5, 0, 3]]
+    assert (len(selection), selection.shape, selection.dtype) == (3, (3, 2, 2, 3), np.uint8)
+    for which in (1, slice(1, None), np.array([2, 0]), np.array([True, False, True])):
+        np.testing.assert_array_equal(selection[which], array[which])
+    np.testing.assert_array_equal(np.asarray(selection), array)
+    np.testing.assert_array_equal(np.asarray(selection.only(np.array([False, True, True]))), array[1:])

@@ -13,10 +13,13 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from annotator.actions import projects, proposing
-from annotator.errors import WinnowError
+from annotator import algorithms, jobs
+from annotator.actions import projects, proposing, training
+from annotator.errors import InvalidSettings, WinnowError
 from annotator.models import (
+    AuditEvent,
     Item,
+    Job,
     LabelClass,
     Membership,
     ModelVersion,
@@ -95,8 +98,10 @@ def test_a_refused_project_keeps_what_was_typed(
 
 def test_the_settings_page_has_a_field_for_every_setting(login: Login, alice: User, project: Project) -> None:
     page = login(alice).get(f"/projects/{project.pk}/settings/").text
-    for each in fields(ProjectSettings):
-        assert page.count(f'name="{each.name}"') == 1, each.name
+    names = [each.name for each in fields(ProjectSettings) if each.name != "parameters"]
+    told = [f"{of.kind}.{of.name}.{each.name}" for of in algorithms.CATALOGUE for each in of.parameters]
+    for name in names + told:
+        assert page.count(f'name="{name}"') == 1, name
     assert "Close calls first" in page
 
 
@@ -170,6 +175,152 @@ def test_settings_changed_by_somebody_else_meanwhile_are_not_overwritten_unseen(
     again = client.post(f"/projects/{project.pk}/settings/", form | {"seen": response.context["seen"]})
     assert again.status_code == 303
     assert Project.objects.get().settings.answers_per_refit == 20
+
+
+def test_parameters_are_saved_unless_they_are_the_default(login: Login, alice: User, project: Project) -> None:
+    form = settings_form(
+        project,
+        **{
+            "encoder.pretrained.model": " facebook/dinov2-base ",
+            "encoder.self_supervised.minutes": "20",
+            "encoder.self_supervised.flip": "yes",
+            "encoder.self_supervised.colour": "0.50",
+            "trainer.fixmatch.threshold": "",
+        },
+    )
+    assert login(alice).post(f"/projects/{project.pk}/settings/", form).status_code == 303
+    chosen = {
+        "encoder.pretrained.model": "facebook/dinov2-base",
+        "encoder.self_supervised.minutes": 20.0,
+        "encoder.self_supervised.flip": "yes",
+    }
+    project.refresh_from_db()
+    assert project.settings.parameters == chosen
+    assert AuditEvent.objects.latest("pk").detail == {"parameters": chosen}
+    told = project.settings.parameters_of("encoder", "self_supervised")
+    assert (told["minutes"], told["flip"], told["colour"]) == (20.0, "yes", 0.5)
+    page = login(alice).get(f"/projects/{project.pk}/settings/").text
+    assert 'value="facebook/dinov2-base"' in page
+    assert "<option selected>yes</option>" in page
+    assert '<span class="tag">2 changed</span>' in page
+
+
+def test_an_emptied_parameter_is_the_default_again_and_the_others_stay(alice: User, project: Project) -> None:
+    both = {"head.mlp.hidden": 64, "head.mlp.steps": 50}
+    projects.save_settings(project=project, actor=alice, raw={"parameters": both})
+    projects.save_settings(project=project, actor=alice, raw={"parameters": {"head.mlp.hidden": ""}})
+    assert project.settings.parameters == {"head.mlp.steps": 50}
+
+
+def test_a_wrong_parameter_is_named_beside_its_field_in_an_opened_list(
+    login: Login, alice: User, project: Project
+) -> None:
+    wrong = {"head.mlp.hidden": "wide", "encoder.self_supervised.flip": "perhaps", "trainer.elr.memory": "2"}
+    response = login(alice).post(f"/projects/{project.pk}/settings/", settings_form(project, **wrong))
+    assert response.status_code == 422
+    for name in wrong:
+        assert f'id="{name}-errors"' in response.text
+    assert 'value="wide"' in response.text
+    assert "3 fields need another value" in response.text
+    assert response.text.count("<details open>") == 6  # three algorithms, each inside "Parameters of another ..."
+    assert Project.objects.get().settings == ProjectSettings()
+
+
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        ("head.mlp.depth", "no parameter of this name"),
+        ("head.crystal_ball.size", "not a known head"),
+        ("foot.mlp.hidden", "not a kind of algorithm"),
+        ("head.mlp", "no parameter of this name"),
+        ("head", "not a known head"),
+    ],
+)
+def test_a_parameter_of_nothing_is_refused_under_the_name_it_came_with(key: str, sentence: str) -> None:
+    with pytest.raises(InvalidSettings) as refused:
+        ProjectSettings.clean({"parameters": {key: 1}})
+    assert list(refused.value.fields) == [key]
+    assert sentence in refused.value.fields[key]
+
+
+def test_parameters_that_are_no_object_are_refused() -> None:
+    with pytest.raises(InvalidSettings) as refused:
+        ProjectSettings.clean({"parameters": ["head.mlp.hidden"]})
+    assert list(refused.value.fields) == ["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("value", "is_taken"), [("0", True), ("8", True), ("512", True), ("7", False), ("513", False)]
+)
+def test_the_image_size_is_automatic_or_within_bounds(value: str, is_taken: bool) -> None:
+    if is_taken:
+        assert ProjectSettings.clean({"image_px": value}).image_px == int(value)
+    else:
+        with pytest.raises(InvalidSettings, match="not between 8 and 512"):
+            ProjectSettings.clean({"image_px": value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "embeds"),
+    [
+        ({"encoder": "self_supervised"}, True),
+        ({"image_px": 16}, True),
+        ({"encoder.pca_pixels.components": 32}, True),
+        ({"encoder.pretrained.model": "facebook/dinov2-base"}, False),
+        ({"head": "mlp", "answers_per_refit": 20}, False),
+    ],
+)
+def test_what_changes_the_embedding_asks_for_a_new_one(
+    login: Login, alice: User, project: Project, items: list[Item], changes: dict[str, Any], embeds: bool
+) -> None:
+    form = settings_form(project, **changes)
+    page = login(alice).post(f"/projects/{project.pk}/settings/", form, follow=True).text
+    waiting = Job.objects.filter(project=project, kind=Job.Kind.EMBED, state=Job.State.QUEUED)
+    assert waiting.exists() is embeds
+    assert ("The images are being embedded anew" in page) is embeds
+    assert all(job.parameters == {"afresh": True} for job in waiting)
+
+
+def test_a_project_without_images_has_nothing_to_embed(login: Login, alice: User, project: Project) -> None:
+    form = settings_form(project, encoder="self_supervised")
+    page = login(alice).post(f"/projects/{project.pk}/settings/", form, follow=True).text
+    assert not Job.objects.exists()
+    assert "embedded anew" not in page
+
+
+def test_an_embedding_that_waits_already_goes_by_the_new_settings(
+    alice: User, project: Project, items: list[Item]
+) -> None:
+    waiting = training.request_embedding(project=project)
+    projects.save_settings(project=project, actor=alice, raw={"encoder": "self_supervised"})
+    waiting.refresh_from_db()
+    assert waiting.parameters == {"afresh": True}
+    assert Job.objects.count() == 1
+
+
+def test_an_embedding_that_runs_already_is_followed_by_one_that_goes_by_the_new_settings(
+    alice: User, project: Project, items: list[Item]
+) -> None:
+    assert jobs.claim(training.request_embedding(project=project).pk)
+    projects.save_settings(project=project, actor=alice, raw={"image_px": 16})
+    assert Job.objects.get(state=Job.State.QUEUED).parameters == {"afresh": True}
+
+
+@pytest.mark.parametrize("changes", [{"head": "mlp"}, {"head.label_spreading.alpha": 0.5}])
+def test_another_head_is_said_to_come_with_the_next_model(
+    login: Login, alice: User, project: Project, items: list[Item], changes: dict[str, Any]
+) -> None:
+    form = settings_form(project, **changes)
+    page = login(alice).post(f"/projects/{project.pk}/settings/", form, follow=True).text
+    assert "The head is used from the next model on." in page
+    assert not Job.objects.exists()
+
+
+def test_a_stored_setting_that_is_none_any_more_can_be_replaced(alice: User, project: Project) -> None:
+    Project.objects.filter(pk=project.pk).update(settings_json={"encoder": "of_old"})
+    project.refresh_from_db()
+    projects.save_settings(project=project, actor=alice, raw={"encoder": "pca_pixels"})
+    assert Project.objects.get().settings == ProjectSettings()
 
 
 # --- the classes ---

@@ -1,7 +1,7 @@
 """What the README says is there."""
 
 import re
-from dataclasses import Field, fields
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
 import pytest
@@ -17,7 +17,8 @@ PATHS = re.findall(r"[`(]((?:annotator|ml_worker|docs|benchmarks|static)/[\w./]*
 def setting_row(each: Field[Any]) -> str:
     """The row of the README's table for one field of the project settings."""
     limits = each.metadata
-    value = ("on" if each.default else "off") if each.type is bool else f"`{each.default}`"
+    default = each.default if each.default_factory is MISSING else each.default_factory()
+    value = ("on" if default else "off") if each.type is bool else f"`{default}`"
     bounds = f" {limits['minimum']:g} to {limits['maximum']:g}." if limits.get("minimum") is not None else ""
     return f"| {limits['title']} (`{each.name}`) | {value} | {limits['help']}{bounds} |"
 

@@ -5,7 +5,8 @@ import io
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from annotator import jobs, queries
 from annotator.actions import labeling, projects, queueing, training
 from annotator.models import Annotation, Item, Job, LabelClass, ModelVersion, Project, Proposal, QueueEntry, Split
 from ml_worker import embedding, fast_loop, refitting, snapshot, tasks
+from ml_worker import training as network_training
+from tests.tiny_models import save_tiny
 
 pytestmark = pytest.mark.slow
 
@@ -141,6 +144,156 @@ def test_nothing_to_embed_is_one_sentence(project: Project) -> None:
         Job.State.FAILED,
         "there are no images in this project yet; import some first",
     )
+
+
+class Brightness:
+    """An encoder of one number. Told to, it stops in the middle; folders and sentences it got are kept here."""
+
+    fits: ClassVar[list[Path]] = []
+    stops: ClassVar[list[Callable[[], None]]] = []
+
+    def __init__(self, *, seed: int, **parameters: Any) -> None:
+        self.image_px = 0
+
+    def fit(self, images: Any, *, progress: Callable[[float, str], None], folder: Path) -> None:
+        self.fits.append(folder)
+        progress(0.5, "half way")
+
+    def embed(self, images: Any) -> Any:
+        if len(images) > 1 and self.stops:
+            self.stops.pop()()
+        return np.asarray(images, np.float32).mean(axis=(1, 2))
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "encoder.json").write_text("{}")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Brightness":
+        return cls(seed=0)
+
+
+@pytest.fixture
+def brightness(monkeypatch: pytest.MonkeyPatch) -> type[Brightness]:
+    monkeypatch.setattr(embedding.encoders, "load", lambda name: Brightness)
+    monkeypatch.setattr(jobs.Run, "REPORT_EVERY_S", 0.0)
+    Brightness.fits, Brightness.stops = [], []
+    return Brightness
+
+
+def decoded_sizes(project: Project) -> list[str]:
+    return sorted(folder.name for folder in snapshot.embedding_folder(str(project.pk)).glob("decoded-*"))
+
+
+def test_an_embedding_that_was_killed_does_not_learn_again(project: Project, brightness: type[Brightness]) -> None:
+    add_pictures(project, range(6))
+    job = training.request_embedding(project=project)
+
+    def kill() -> None:
+        raise RuntimeError("killed")
+
+    brightness.stops.append(kill)
+    with pytest.raises(RuntimeError):
+        tasks.run_job(job.pk)
+    Job.objects.filter(pk=job.pk).update(state=Job.State.QUEUED)
+    done = run_now(job)
+    assert (done.attempt, done.state) == (2, Job.State.DONE)
+    assert brightness.fits == [snapshot.embedding_folder(f"{project.pk}/encoding-{job.pk}")]
+    assert not brightness.fits[0].exists()
+    assert (snapshot.embedding_folder(done.result["folder"]) / "encoder").is_dir()
+
+
+def test_settings_that_changed_since_the_kill_are_gone_by(project: Project, brightness: type[Brightness]) -> None:
+    add_pictures(project, range(6))
+    job = training.request_embedding(project=project)
+
+    def kill() -> None:
+        project.settings_json = {"parameters": {"encoder.pca_pixels.components": 8}}
+        project.save()
+        raise RuntimeError("killed")
+
+    brightness.stops.append(kill)
+    with pytest.raises(RuntimeError):
+        tasks.run_job(job.pk)
+    Job.objects.filter(pk=job.pk).update(state=Job.State.QUEUED)
+    run_now(job)
+    assert len(brightness.fits) == 2
+
+
+def test_an_embedding_is_cancelled_while_the_encoder_learns(
+    project: Project, brightness: type[Brightness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_pictures(project, range(6))
+    job = training.request_embedding(project=project)
+    fit = Brightness.fit
+
+    def cancelled_meanwhile(self: Brightness, images: Any, *, progress: Any, folder: Path) -> None:
+        jobs.cancel(Job.objects.get(pk=job.pk))
+        fit(self, images, progress=progress, folder=folder)
+
+    monkeypatch.setattr(Brightness, "fit", cancelled_meanwhile)
+    cancelled = run_now(job)
+    assert cancelled.state == Job.State.CANCELLED
+    assert queries.current_embedding(project) is None
+
+
+def test_the_image_size_of_the_settings_is_the_size_of_everything(project: Project, pool: list[Item]) -> None:
+    assert decoded_sizes(project) == ["decoded-8"]
+    project.settings_json = {"image_px": 12}
+    project.save()
+    job = run_now(training.request_embedding(project=project))
+    assert job.result["image_px"] == 12
+    assert decoded_sizes(project) == ["decoded-12"]
+
+
+def test_images_of_a_size_that_a_training_may_read_are_kept(project: Project, pool: list[Item]) -> None:
+    jobs.enqueue(project, Job.Kind.TRAIN)
+    project.settings_json = {"image_px": 12}
+    project.save()
+    run_now(training.request_embedding(project=project))
+    assert decoded_sizes(project) == ["decoded-12", "decoded-8"]
+
+
+def test_a_published_model_sees_the_size_it_wishes_and_trainings_keep_theirs(project: Project, tmp_path: Path) -> None:
+    model = str(save_tiny("vit", tmp_path / "vit"))
+    project.settings_json = {"encoder": "pretrained", "parameters": {"encoder.pretrained.model": model}}
+    project.save()
+    add_pictures(project, range(6))
+    job = run_now(training.request_embedding(project=project))
+    assert "embedded 6 images of 16 px to 16 numbers each" in job.log_tail
+    assert job.result["image_px"] == 8
+    assert decoded_sizes(project) == ["decoded-16", "decoded-8"]
+
+
+@pytest.mark.parametrize("image_px", [0, 16])
+def test_a_model_that_is_not_there_is_one_sentence(project: Project, tmp_path: Path, image_px: int) -> None:
+    model = {"encoder.pretrained.model": str(tmp_path / "nowhere")}
+    project.settings_json = {"encoder": "pretrained", "image_px": image_px, "parameters": model}
+    project.save()
+    add_pictures(project, range(3))
+    job = training.request_embedding(project=project)
+    tasks.run_job(job.pk)
+    job.refresh_from_db()
+    assert (job.state, "there is no folder" in job.error) == (Job.State.FAILED, True)
+
+
+def test_the_owners_parameters_reach_the_algorithms(
+    project: Project, pool: list[Item], label: Callable[[list[Item]], None], alice: User
+) -> None:
+    chosen = {
+        "encoder.pca_pixels.components": 3,
+        "head.label_spreading.neighbours": 4,
+        "trainer.fixmatch.threshold": 0.7,
+    }
+    projects.save_settings(project=project, actor=alice, raw={"trainer": "fixmatch", "parameters": chosen})
+    waiting = Job.objects.get(project=project, kind=Job.Kind.EMBED, state=Job.State.QUEUED)
+    job = run_now(waiting)
+    assert snapshot.load_embedded(job.result["folder"]).pool.embeddings.shape[1] == 3
+    assert snapshot.loop_settings(project, 0).head_parameters == {"neighbours": 4, "alpha": 0.95}
+    label(pool[:8])
+    run = jobs.Run(jobs.enqueue(project, Job.Kind.TRAIN))
+    recipe, _ = network_training._recipe(run, snapshot.take(project, job.result["folder"]), 8, "cpu")
+    assert recipe.trainer_parameters == {"threshold": 0.7, "weight": 1.0}
 
 
 # --- learning ----------------------------------------------------------------------------------------------

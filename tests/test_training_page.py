@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
 from django.test import Client
 from django.utils import timezone
 
+from annotator import queries
 from annotator.models import Job, ModelVersion, Project
 
 Login = Callable[[User], Client]
@@ -82,6 +85,106 @@ def test_the_models_come_as_a_part(login: Login, vera: User, project: Project, m
     assert part.status_code == 200
     assert "<html" not in part.text
     assert "Label spreading" in part.text
+
+
+def trained(project: Project, state: str = "done", **result: Any) -> Job:
+    """A training that was compared with two heads."""
+    report = {"n": 40, "correct": 36, "accuracy": 0.9, "low": 0.77, "high": 0.96}
+    result = {
+        "trainer": "simmatch",
+        "chosen": "SimMatch, as asked for.",
+        "seconds": 120.0,
+        "history": [{"step": n, "seconds": 20.0 * n, "loss": 1 / n, "audit_accuracy": 0.5 + n / 20} for n in (1, 4)],
+    } | result
+    if state == "done":
+        result |= {"promoted": False, "why": "it is right on 36 of 40 random checks, the model before on 38"}
+        result |= {"stopped": "the time is over", "audit": report}
+        result["beside"] = {"label_spreading": report | {"correct": 38}, "logistic_regression": report}
+    return make_job(project, state, kind="train", parameters={"trainer": "auto", "minutes": 2}, result=result)
+
+
+def test_a_training_is_asked_for_with_trainer_and_minutes(
+    login: Login, carol: User, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"/projects/{project.pk}/training/"
+    page = login(carol).get(url).text
+    assert 'value="train" disabled' in page
+    assert "Not yet: the images are not embedded yet" in page
+    assert login(carol).post(url, {"ask": "train"}).status_code == 409
+    monkeypatch.setattr("annotator.queries.missing_for_training", lambda project: "")
+    page = login(carol).get(url).text
+    assert 'value="train" disabled' not in page
+    assert '<option value="auto" selected>' in page
+    for minutes, sentence in (("soon", "not a number of minutes"), ("0", "not between"), ("inf", "not between")):
+        refused = login(carol).post(url, {"ask": "train", "trainer": "fixmatch", "minutes": minutes})
+        assert refused.status_code == 422
+        assert sentence in refused.text
+        assert '<option value="fixmatch" selected>' in refused.text
+        assert f'value="{minutes}"' in refused.text
+    assert login(carol).post(url, {"ask": "train", "trainer": "fixmatch", "minutes": "2.5"}).status_code == 303
+    assert Job.objects.get(kind="train").parameters == {"trainer": "fixmatch", "minutes": 2.5}
+
+
+def test_a_running_training_is_drawn_until_it_is_over(login: Login, carol: User, vera: User, project: Project) -> None:
+    job = trained(project, "running")
+    Job.objects.filter(pk=job.pk).update(message="step 80, 60 s left")
+    client, url = login(carol), f"/projects/{project.pk}/training/"
+    headers = {"HX-Request": "true", "HX-Target": "network"}
+    part = client.get(url, headers=headers)
+    assert part.status_code == 200
+    for shown in ("SimMatch", "60 s left", "70 % after 1.3 minutes", 'class="trend"', f"/jobs/{job.pk}/cancel/"):
+        assert shown in part.text
+    assert 'name="trainer"' not in part.text, "one at a time"
+    assert "/cancel/" not in login(vera).get(url, headers=headers).text
+    Job.objects.filter(pk=job.pk).update(state="cancelled", finished_at=timezone.now())
+    part = login(carol).get(url, headers=headers)
+    assert part.status_code == 286
+    assert 'name="trainer"' in part.text
+
+
+def test_what_came_of_a_training_stands_beside_the_plain_baseline(login: Login, vera: User, project: Project) -> None:
+    job = trained(project)
+    for url in (f"/projects/{project.pk}/training/", f"/projects/{project.pk}/jobs/{job.pk}/"):
+        page = login(vera).get(url).text
+        for shown in (
+            "It does not take over:",
+            "it is right on 36 of 40 random checks, the model before on 38",
+            "This network: SimMatch",
+            "Logistic regression, the plain baseline",
+            "90 % (77 %–96 %)",
+            "SimMatch, as asked for. It stopped because the time is over.",
+        ):
+            assert shown in page
+
+
+def test_a_model_of_a_trainer_is_named_after_it(
+    login: Login, vera: User, project: Project, model: ModelVersion
+) -> None:
+    ModelVersion.objects.filter(pk=model.pk).update(algorithm="freematch", encoder="trained")
+    page = login(vera).get(f"/projects/{project.pk}/training/").text
+    assert "FreeMatch" in page
+    assert "The trained network" in page
+
+
+def test_the_preview_is_served_with_what_it_was_drawn_for(
+    login: Login, vera: User, charlie: User, project: Project
+) -> None:
+    url = f"/projects/{project.pk}/training/preview/"
+    assert login(vera).get(url).status_code == 404
+    key = default_storage.save("previews/sheet.png", ContentFile(b"png"))
+    switches = queries.augmentation_switches(project)
+    make_job(project, "done", result={"preview": {"key": key, "sha256": "abc", "switches": switches}})
+    served = login(vera).get(url)
+    assert b"".join(served) == b"png"
+    assert (served["Content-Type"], served["Cache-Control"]) == ("image/png", "private, no-cache")
+    assert login(vera).get(url, headers={"If-None-Match": served["ETag"]}).status_code == 304
+    assert login(charlie).get(url).status_code == 404
+    page = login(vera).get(f"/projects/{project.pk}/training/").text
+    assert url in page
+    assert "The settings changed since" not in page
+    project.settings_json = {"augment_mirror": False}
+    project.save()
+    assert "The settings changed since" in login(vera).get(f"/projects/{project.pk}/training/").text
 
 
 def test_a_job_shows_its_progress_and_the_end_of_its_log(

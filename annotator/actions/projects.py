@@ -15,8 +15,9 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 
 from annotator.actions.proposing import lock_proposals
+from annotator.actions.training import refresh_preview, request_embedding
 from annotator.errors import Conflict, InvalidClass, InvalidSettings, NotFound
-from annotator.models import AuditEvent, LabelClass, Membership, Project, ProjectSettings, Proposal, Role
+from annotator.models import AuditEvent, Item, LabelClass, Membership, Project, ProjectSettings, Proposal, Role
 
 # Ten hues that stay apart on light and dark ground, for colour-blind people too (after Okabe and Ito 2008 and
 # Tol 2021); later classes go round again.
@@ -95,8 +96,10 @@ def save_settings(
 ) -> ProjectSettings:
     """Check and store settings (absent keys keep their value), name and instructions. Raises InvalidSettings.
 
-    ``seen``: the fingerprint of what the form was filled from; raises Conflict when it is not that any more.
-    ``project`` is read again under the lock, so afterwards it is what is stored, except after a refusal.
+    Parameters keep their value one by one; "" or None brings a default back. Asks for a new embedding where images are
+    to be embedded in another way. ``seen``: the fingerprint of what the form was filled from; raises Conflict when it
+    is not that any more. ``project`` is read again under the lock, so afterwards it is what is stored, except after a
+    refusal.
     """
     _lock(project.pk)
     project.refresh_from_db()
@@ -105,7 +108,10 @@ def save_settings(
             "somebody else changed these settings since you opened the page. Yours are still in the form; "
             "save again to replace theirs"
         )
-    cleaned = ProjectSettings.clean({**project.settings_json, **raw})
+    stored = project.settings_json
+    if isinstance(raw.get("parameters"), dict):
+        raw = {**raw, "parameters": {**stored.get("parameters", {}), **raw["parameters"]}}
+    cleaned = ProjectSettings.clean({**stored, **raw})
     if name is not None:
         project.name = _free_name(name, but=project)
     if instructions is not None:
@@ -113,7 +119,13 @@ def save_settings(
     project.settings_json = cleaned.to_json()
     with _name_still_free(project.name):
         project.save(update_fields=["name", "instructions", "settings_json"])
-    AuditEvent.objects.create(project=project, actor_id=actor.pk, verb="changed the settings", detail=raw)
+    before = ProjectSettings().to_json() | stored
+    changed = {key: value for key, value in cleaned.to_json().items() if value != before[key]}
+    AuditEvent.objects.create(project=project, actor_id=actor.pk, verb="changed the settings", detail=changed)
+    if not cleaned.embeds_like(stored) and Item.objects.filter(project=project).exists():
+        request_embedding(project=project, actor=actor)
+    elif any(key.startswith("augment_") for key in changed):
+        refresh_preview(project=project)
     return cleaned
 
 

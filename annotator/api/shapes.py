@@ -28,6 +28,12 @@ from annotator.models import (
 # The largest id PostgreSQL's bigint holds.
 ID_AT_MOST = 2**63 - 1
 
+SETTINGS_HELP = (
+    "every setting; see the settings page. `parameters` holds what algorithms are told beside their defaults, as "
+    '{"encoder.pretrained.model": "facebook/dinov2-small"}; each keeps its value until it is given another, and null '
+    "brings its default back"
+)
+
 
 class IdField(serializers.IntegerField):
     """The id of a row."""
@@ -71,7 +77,7 @@ class Archiving(serializers.Serializer[Any]):
 
 class ProjectShape(serializers.ModelSerializer[Project]):
     role = serializers.SerializerMethodField()
-    settings = serializers.DictField(source="settings.to_json", help_text="every setting; see the settings page")
+    settings = serializers.DictField(source="settings.to_json", help_text=SETTINGS_HELP)
     classes = ClassShape(many=True)
 
     class Meta:
@@ -95,7 +101,7 @@ class ProjectChange(serializers.Serializer[Any]):
 
     name = serializers.CharField(required=False, max_length=1000)
     instructions = serializers.CharField(required=False, allow_blank=True)
-    settings = serializers.DictField(required=False, child=serializers.JSONField())
+    settings = serializers.DictField(required=False, child=serializers.JSONField(), help_text=SETTINGS_HELP)
 
 
 # --- items --------------------------------------------------------------------------------------------------
@@ -311,15 +317,26 @@ class JobFilter(serializers.Serializer[Any]):
     state = serializers.ChoiceField(choices=Job.State.choices, required=False)
 
 
+class TrainingRequest(serializers.Serializer[Any]):
+    trainer = serializers.CharField(
+        required=False, help_text="a trainer of the catalogue, or auto; without it the one of the settings"
+    )
+    minutes = serializers.FloatField(required=False, help_text="at most so long; without it as in the settings")
+
+
 class ModelShape(serializers.ModelSerializer[ModelVersion]):
     class_ids = serializers.ListField(child=serializers.IntegerField(), help_text="order of the model's classes")
     metrics = serializers.JSONField()
+    algorithm_kind = serializers.SerializerMethodField(help_text="head or trainer")
+
+    def get_algorithm_kind(self, model: ModelVersion) -> str:
+        return queries.learner_kind(model)
 
     class Meta:
         model = ModelVersion
         fields = (
-            "id", "number", "encoder", "algorithm", "class_ids", "label_watermark", "label_count", "answer_count",
-            "temperature", "is_calibrated", "metrics", "created_at",
+            "id", "number", "encoder", "algorithm", "algorithm_kind", "class_ids", "label_watermark", "label_count",
+            "answer_count", "temperature", "is_calibrated", "metrics", "created_at",
         )  # fmt: skip
         read_only_fields = fields
 

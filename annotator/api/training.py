@@ -55,6 +55,18 @@ class Refit(Endpoint):
 
 
 @extend_schema(tags=["learn"])
+class Train(Endpoint):
+    @extend_schema(request=shapes.TrainingRequest, responses={202: shapes.JobShape})
+    def post(self, request: Request, project_id: int) -> Response:
+        """Train a network on the pool. Answers the job that does it; the network takes over if it is better on the
+        random checks. 409 while something is missing for it, or when another training waits."""
+        project = access.get_project(person(request), project_id, REVIEW)
+        wanted = read(shapes.TrainingRequest, request.data)
+        job = training.request_training(project=project, actor=person(request), **wanted)
+        return Response(shapes.JobShape(job).data, status=202)
+
+
+@extend_schema(tags=["learn"])
 class Models(Listing):
     @extend_schema(responses=shapes.ModelShape(many=True), operation_id="models_list")
     def get(self, request: Request, project_id: int) -> Response:

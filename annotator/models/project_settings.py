@@ -1,5 +1,7 @@
 """What an owner can set in a project: one frozen dataclass, stored as JSON, checked on every write."""
 
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
@@ -14,13 +16,28 @@ def _setting(default: Any, title: str, help: str, **limits: Any) -> Any:
 
 @dataclass(frozen=True)
 class ProjectSettings:
-    """Rates are 0..1. ``minimum`` and ``maximum`` are inclusive; ``catalogue`` names a kind in algorithms.py."""
+    """Rates are 0..1. ``minimum`` and ``maximum`` are inclusive, ``automatic`` is taken although it is outside them;
+    ``catalogue`` names a kind in algorithms.py.
+
+    ``parameters`` holds what differs from the catalogue's defaults alone, so that a better default reaches everybody
+    who has not chosen. Its keys are flat, "encoder.pretrained.model": the form's names, the API's and those in errors.
+    """
 
     encoder: str = _setting(
         "pca_pixels",
         "Encoder",
         "Turns each image into the numbers everything else works on.",
         catalogue="encoder",
+    )
+    image_px: int = _setting(
+        0,
+        "Image size",
+        "Side in pixels of the squares that images are decoded to. 0: as large as the images, 64 at most, and what a "
+        "published model wishes. 1,000,000 images take 3 GB of disk at 32, 12 GB at 64, 151 GB at 224; in memory are "
+        "at most 0.5 GB of them.",
+        minimum=8,
+        maximum=512,
+        automatic=0,
     )
     head: str = _setting(
         "label_spreading", "Head", "The fast model that learns while people answer.", catalogue="head"
@@ -36,6 +53,30 @@ class ProjectSettings:
         "First questions",
         "Which image is asked next, before there is a model.",
         catalogue="acquisition",
+    )
+    trainer: str = _setting(
+        "auto",
+        "Trainer",
+        "How a network learns from the answers and the pool, when somebody asks for training.",
+        catalogue="trainer",
+        auto="Chosen from the answers, the time and the device; the job says why",
+    )
+    parameters: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "title": "Parameters",
+            "help": "What algorithms are told, as `kind.algorithm.parameter`; left out: the default of each.",
+        },
+    )
+    training_minutes: int = _setting(5, "Training time", "Minutes a training may take.", minimum=1, maximum=1440)
+    augment_mirror: bool = _setting(
+        True, "Mirror", "A mirrored image is still of its class. Off for text, digits and signs."
+    )
+    augment_rotate: bool = _setting(True, "Turn and slant", "An image a little turned is still of its class.")
+    augment_colour: bool = _setting(
+        True,
+        "Change colours",
+        "An image in other colours is still of its class. Off where colours tell classes apart.",
     )
     answers_per_refit: int = _setting(
         10,
@@ -97,7 +138,7 @@ class ProjectSettings:
             try:
                 values[name] = _clean_value(each, raw[name])
             except InvalidSettings as error:
-                wrong[name] = error.message
+                wrong |= error.fields or {name: error.message}
         if wrong:
             sentence = "; ".join(f"{name}: {why}" for name, why in wrong.items())
             raise InvalidSettings(f"settings not saved: {sentence}", fields=wrong)
@@ -107,9 +148,61 @@ class ProjectSettings:
         """The JSON stored with the project."""
         return asdict(self)
 
+    def parameters_of(self, kind: str, name: str) -> dict[str, Any]:
+        """Every parameter of this algorithm, as chosen here or by default. Raises InvalidSettings for a wrong name."""
+        prefix = f"{kind}.{name}."
+        chosen = {key.removeprefix(prefix): value for key, value in self.parameters.items() if key.startswith(prefix)}
+        return algorithms.clean_parameters(kind, name, chosen)
+
+    def embeds_like(self, stored: dict[str, Any]) -> bool:
+        """Whether images embedded under these settings can stand beside those embedded under stored JSON."""
+        return self._agrees(
+            stored, lambda each: (each.encoder, each.image_px, each.parameters_of("encoder", each.encoder))
+        )
+
+    def learns_like(self, stored: dict[str, Any]) -> bool:
+        """Whether the head under these settings is the one under stored JSON."""
+        return self._agrees(stored, lambda each: (each.head, each.parameters_of("head", each.head)))
+
+    def _agrees(self, stored: dict[str, Any], of: Callable[[Self], Any]) -> bool:
+        try:
+            return bool(of(self) == of(self.clean(stored)))
+        except InvalidSettings:  # an older version stored what is no setting any more
+            return False
+
+
+def _clean_parameters(raw: Any) -> dict[str, Any]:
+    """Flat parameters that differ from their default, checked. Raises InvalidSettings with a sentence per key."""
+    if not isinstance(raw, dict):
+        raise InvalidSettings(f'{raw!r} is no object of parameters; write {{"head.mlp.hidden": 256}}')
+    given: dict[tuple[str, str], dict[str, Any]] = defaultdict(dict)
+    for key, value in raw.items():
+        kind, name, parameter = (*key.split(".", 2), "", "")[:3]
+        given[kind, name][parameter] = value
+    clean: dict[str, Any] = {}
+    wrong: dict[str, str] = {}
+    for (kind, name), some in given.items():
+        try:
+            algorithm = algorithms.get(kind, name)
+            values = algorithms.clean_parameters(kind, name, some)
+        except InvalidSettings as error:
+            named = {each: why for each, why in error.fields.items() if each in some}
+            wrong |= {f"{kind}.{name}.{each}".rstrip("."): named.get(each, error.message) for each in named or some}
+            continue
+        clean |= {
+            f"{kind}.{name}.{each.name}": values[each.name]
+            for each in algorithm.parameters
+            if values[each.name] != each.default
+        }
+    if wrong:
+        raise InvalidSettings("parameters not saved", fields=wrong)
+    return clean
+
 
 def _clean_value(each: Any, raw: Any) -> Any:
     limits = each.metadata
+    if each.name == "parameters":
+        return _clean_parameters(raw)
     if each.type is bool:
         if isinstance(raw, bool):
             return raw
@@ -119,7 +212,8 @@ def _clean_value(each: Any, raw: Any) -> Any:
             return False
         raise InvalidSettings(f"{raw!r} is neither true nor false")
     if "catalogue" in limits:
-        names = [algorithm.name for algorithm in algorithms.catalogue(limits["catalogue"])]
+        names = ["auto"] if "auto" in limits else []
+        names += [algorithm.name for algorithm in algorithms.catalogue(limits["catalogue"])]
         if raw not in names:
             raise InvalidSettings(f"{raw!r} is not one of {', '.join(names)}")
         return raw
@@ -127,6 +221,6 @@ def _clean_value(each: Any, raw: Any) -> Any:
         value = each.type(raw)
     except (TypeError, ValueError, OverflowError):
         raise InvalidSettings(f"{raw!r} is not a number") from None
-    if not limits["minimum"] <= value <= limits["maximum"]:
+    if value != limits.get("automatic") and not limits["minimum"] <= value <= limits["maximum"]:
         raise InvalidSettings(f"{value} is not between {limits['minimum']} and {limits['maximum']}")
     return value

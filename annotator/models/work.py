@@ -16,6 +16,7 @@ class Job(models.Model):
         IMPORT = "import", "Import"
         EMBED = "embed", "Embed the pool"
         REFIT = "refit", "Learn and rank"
+        TRAIN = "train", "Train a network"
         EXPORT = "export", "Export"
 
     class State(models.TextChoices):
@@ -26,7 +27,7 @@ class Job(models.Model):
         CANCELLED = "cancelled", "Cancelled"
 
     # Kinds of which one waiting and one running job per project is enough: a later request finds the waiting one.
-    COALESCED = (Kind.EMBED, Kind.REFIT)
+    COALESCED = (Kind.EMBED, Kind.REFIT, Kind.TRAIN)
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="jobs")
     kind = models.CharField(max_length=12, choices=Kind.choices)
@@ -51,12 +52,12 @@ class Job(models.Model):
         constraints = (
             models.UniqueConstraint(
                 fields=["project", "kind"],
-                condition=Q(state="queued", kind__in=["embed", "refit"]),
+                condition=Q(state="queued", kind__in=["embed", "refit", "train"]),
                 name="one_waiting_job_per_project_and_coalesced_kind",
             ),
             models.UniqueConstraint(
                 fields=["project", "kind"],
-                condition=Q(state="running", kind__in=["embed", "refit"]),
+                condition=Q(state="running", kind__in=["embed", "refit", "train"]),
                 name="one_running_job_per_project_and_coalesced_kind",
             ),
             models.CheckConstraint(

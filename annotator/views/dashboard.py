@@ -250,14 +250,14 @@ def model_facts(model: ModelVersion) -> dict[str, Any]:
     """What a reader wants to know of a model, with the titles of its parts."""
     seconds = model.metrics.get("seconds") or {}
     return {
-        "head": _title("head", model.algorithm),
-        "encoder": _title("encoder", model.encoder),
+        "head": title_of(queries.learner_kind(model), model.algorithm),
+        "encoder": "The trained network" if model.encoder == "trained" else title_of("encoder", model.encoder),
         "classes": len(model.class_ids),
         "seconds": sum(each for each in seconds.values() if isinstance(each, int | float)),
     }
 
 
-def _title(kind: str, name: str) -> str:
+def title_of(kind: str, name: str) -> str:
     """The catalogue's title; a name that has left the catalogue stands for itself."""
     try:
         return algorithms.get(kind, name).title

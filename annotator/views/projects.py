@@ -21,7 +21,8 @@ from annotator.views import PageRequest, page
 SETTINGS_TEMPLATE = "project_settings.html"
 # How the settings are grouped on the page; a setting that is in none of these lands in the last group.
 GROUPS = (
-    ("Learning", ("encoder", "head", "answers_per_refit")),
+    ("Learning", ("encoder", "image_px", "head", "answers_per_refit")),
+    ("Training", ("trainer", "training_minutes", "augment_mirror", "augment_rotate", "augment_colour")),
     ("Questions", ("acquisition", "cold_start", "queue_length", "show_suggestions")),
     ("Proposals", ("propose_above", "proposals_at_most")),
     ("Random checks", ("audit_fraction", "audit_minimum", "audit_share")),
@@ -74,12 +75,14 @@ def settings(request: PageRequest, project_id: int) -> HttpResponse:
     if request.method != "POST":
         return _settings_page(request, membership)
     project = membership.project
-    raw = {each.name: request.POST.get(each.name, "") for each in fields(ProjectSettings)}
+    raw: dict[str, Any] = {each.name: request.POST.get(each.name, "") for each in fields(ProjectSettings)}
     raw = {
         name: value for name, value in raw.items() if name in request.POST or isinstance(_default(name), bool)
     }  # a box that is not ticked is not sent
+    raw["parameters"] = {name: value for name, value in request.POST.items() if "." in name}
+    stored = project.settings_json
     try:
-        projects.save_settings(
+        cleaned = projects.save_settings(
             project=project,
             actor=request.user,
             raw=raw,
@@ -90,10 +93,22 @@ def settings(request: PageRequest, project_id: int) -> HttpResponse:
     except WinnowError as error:
         refused = error
     else:
-        messages.success(request, "Settings saved")
+        messages.success(request, " ".join(["Settings saved.", *_consequences(project, stored, cleaned)]))
         return _see_other(reverse("project-settings", args=[project.pk]))
     fresh = get_membership(request.user, project_id, OWN)  # the refused action may have changed the object at hand
     return _settings_page(request, fresh, error=refused, form="settings")
+
+
+def _consequences(project: Project, stored: dict[str, Any], saved: ProjectSettings) -> list[str]:
+    """What happens now, and what only later, because these settings replaced the stored ones."""
+    sentences = []
+    if not saved.embeds_like(stored) and project.items.exists():
+        sentences.append(
+            "The images are being embedded anew by this encoder; the present model goes on until that is done."
+        )
+    if not saved.learns_like(stored):
+        sentences.append("The head is used from the next model on.")
+    return sentences
 
 
 def _default(name: str) -> Any:
@@ -192,6 +207,55 @@ def _change_members(request: PageRequest, project: Project) -> None:
 
 
 @dataclass(frozen=True)
+class ParameterField:
+    """One parameter of an algorithm as a form field; its name is the flat one of ProjectSettings."""
+
+    name: str
+    parameter: algorithms.Parameter
+    value: Any
+    wrong: str
+
+    @property
+    def title(self) -> str:
+        return self.parameter.name.replace("_", " ").capitalize()
+
+    @property
+    def help(self) -> str:
+        """What it does, its default and its limits."""
+        each = self.parameter
+        if not self.is_number:
+            return f"{each.help} Default: {each.default}."
+        limits = f"from {each.minimum:g} to {each.maximum:g} {each.unit}".rstrip()
+        return f"{each.help} Default: {each.default:g}; {limits}."
+
+    @property
+    def is_whole(self) -> bool:
+        return self.parameter.type is int
+
+    @property
+    def is_number(self) -> bool:
+        return self.parameter.type is not str
+
+
+@dataclass(frozen=True)
+class Told:
+    """An algorithm and the fields of its parameters."""
+
+    algorithm: algorithms.Algorithm
+    is_chosen: bool
+    fields: tuple[ParameterField, ...]
+
+    @property
+    def is_wrong(self) -> bool:
+        return any(each.wrong for each in self.fields)
+
+    @property
+    def n_changed(self) -> int:
+        """How many parameters are not at their default."""
+        return sum(str(each.value) != str(each.parameter.default) for each in self.fields)
+
+
+@dataclass(frozen=True)
 class Field:
     """One setting as a form field, built from the metadata of ProjectSettings and the catalogue."""
 
@@ -203,24 +267,45 @@ class Field:
     options: tuple[algorithms.Algorithm, ...] = ()
     minimum: Any = None
     maximum: Any = None
+    automatic: Any = None
     wrong: str = ""
+    told: tuple[Told, ...] = ()
+
+    @property
+    def others(self) -> tuple[Told, ...]:
+        """The algorithms that were not chosen and can be told something."""
+        return tuple(each for each in self.told if not each.is_chosen)
+
+    @property
+    def others_wrong(self) -> bool:
+        return any(each.is_wrong for each in self.others)
 
 
 def form_fields(values: dict[str, Any], wrong: dict[str, str]) -> list[tuple[str, list[Field]]]:
-    """The settings form by group: ``values`` as stored or as posted, ``wrong`` a sentence by field."""
-    made = {each.name: _field(each, values.get(each.name, each.default), wrong) for each in fields(ProjectSettings)}
+    """The settings form by group: ``values`` as stored or as posted, ``wrong`` a sentence by field.
+
+    Parameters stand under the choice of their algorithm, in ``values`` and ``wrong`` by their flat name.
+    """
+    every = [each for each in fields(ProjectSettings) if each.name != "parameters"]
+    made = {each.name: _field(each, values.get(each.name, each.default), values, wrong) for each in every}
     groups = [(title, [made.pop(name) for name in names if name in made]) for title, names in GROUPS]
     groups[-1][1].extend(made.values())
     return groups
 
 
-def _field(each: Any, value: Any, wrong: dict[str, str]) -> Field:
+def _field(each: Any, value: Any, values: dict[str, Any], wrong: dict[str, str]) -> Field:
     limits = each.metadata
     options: tuple[algorithms.Algorithm, ...] = ()
+    told: tuple[Told, ...] = ()
     if each.type is bool:
         kind, value = "check", str(value).lower() in ("true", "on", "1", "yes")
     elif "catalogue" in limits:
         kind, options = "choice", algorithms.catalogue(limits["catalogue"])
+        if "auto" in limits:
+            automatic = algorithms.Algorithm(limits["catalogue"], "auto", "Automatic", limits["auto"] + ".", "")
+            options = (automatic, *options)
+        if each.name == limits["catalogue"]:  # two choices of one kind share its parameters, shown once
+            told = tuple(_told(option, value, values, wrong) for option in options if option.parameters)
     else:
         kind = "whole" if each.type is int else "rate"
     return Field(
@@ -232,7 +317,22 @@ def _field(each: Any, value: Any, wrong: dict[str, str]) -> Field:
         options=options,
         minimum=limits.get("minimum"),
         maximum=limits.get("maximum"),
+        automatic=limits.get("automatic"),
         wrong=wrong.get(each.name, ""),
+        told=told,
+    )
+
+
+def _told(algorithm: algorithms.Algorithm, chosen: Any, values: dict[str, Any], wrong: dict[str, str]) -> Told:
+    prefix = f"{algorithm.kind}.{algorithm.name}."
+    return Told(
+        algorithm,
+        algorithm.name == chosen,
+        tuple(
+            ParameterField(name, each, values.get(name, each.default), wrong.get(name, ""))
+            for each in algorithm.parameters
+            for name in [prefix + each.name]
+        ),
     )
 
 
@@ -245,6 +345,7 @@ def _settings_page(
     wrong = error.fields if error and is_mine else {}
     posted = request.POST if form else {}
     stored = {"name": project.name, "instructions": project.instructions} | project.settings_json
+    stored |= stored.get("parameters", {})
     values = stored | {name: request.POST.get(name, "") for name in request.POST} if is_mine else stored
     if is_mine:  # a box that was not ticked was not sent
         ticked = {each.name: each.name in request.POST for each in fields(ProjectSettings) if each.type is bool}

@@ -4,25 +4,43 @@ from pathlib import Path
 from typing import Any
 
 from django.contrib import messages
-from django.http import HttpResponse
+from django.core.files.storage import default_storage
+from django.http import FileResponse, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.cache import get_conditional_response
+from django.utils.http import quote_etag
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from annotator import jobs, queries
-from annotator.access import REVIEW, VIEW, allows, get_job, get_membership
+from annotator import algorithms, jobs, queries
+from annotator.access import OWN, REVIEW, VIEW, allows, get_job, get_membership, get_project
 from annotator.actions import training
-from annotator.errors import Conflict, InvalidSettings
-from annotator.models import Job, Membership, ModelVersion
+from annotator.errors import Conflict, InvalidSettings, NotFound
+from annotator.models import Job, Membership, ModelVersion, Project
 from annotator.views import PageRequest, page
-from annotator.views.dashboard import jobs_context, model_facts, polled
+from annotator.views.dashboard import jobs_context, model_facts, polled, title_of
 
 TEMPLATE = "training.html"
+# The parts htmx may ask for, by the id of the element they fill.
+PARTS = ("jobs", "models", "network")
+# The head that always runs beside a network.
+PLAIN = "logistic_regression"
 JOB_TEMPLATE = "job.html"
 JOBS_AT_MOST = 20
 MODELS_AT_MOST = 30
 # What jobs note for themselves.
-BOOKKEEPING = {"folder", "is_tidy", "watermark", jobs.INTERRUPTED}
+BOOKKEEPING = {
+    "folder",
+    "is_tidy",
+    "watermark",
+    "preview",
+    "class_ids",
+    "history",
+    "seconds_left",
+    "beside",
+    "audit",
+    jobs.INTERRUPTED,
+}
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -31,23 +49,56 @@ def show(request: PageRequest, project_id: int) -> HttpResponse:
     if request.method == "POST":
         return _ask(request, get_membership(request.user, project_id, REVIEW))
     membership = get_membership(request.user, project_id, VIEW)
-    part = request.htmx.target if request.htmx and request.htmx.target in ("jobs", "models") else None
+    part = request.htmx.target if request.htmx and request.htmx.target in PARTS else None
+    if part == "network":
+        return _network_part(request, membership)
     context = jobs_context(membership, JOBS_AT_MOST)
     if part != "jobs":
         context |= _learnt(membership)
+    if part is None:
+        context |= _network(membership)
     return polled(request, TEMPLATE, part, context)
 
 
+def _network_part(request: PageRequest, membership: Membership) -> HttpResponse:
+    """The training that runs, drawn anew; 286 once it is over."""
+    context = _network(membership) | {"project": membership.project}
+    response = render(request, f"{TEMPLATE}#network", context)
+    response["Cache-Control"] = "no-store"
+    if not context["is_training"]:
+        response.status_code = 286
+    return response
+
+
 def _ask(request: PageRequest, membership: Membership) -> HttpResponse:
-    asked = request.POST.get("ask", "")
+    asked, project = request.POST.get("ask", ""), membership.project
     if asked == "refit":
-        job = training.request_refit(project=membership.project, actor=request.user)
+        job = training.request_refit(project=project, actor=request.user)
     elif asked == "embed":
-        job = training.request_embedding(project=membership.project, actor=request.user)
+        job = training.request_embedding(project=project, actor=request.user)
+    elif asked == "train":
+        try:
+            job = _ask_training(request, project)
+        except (InvalidSettings, Conflict) as error:
+            context = jobs_context(membership, JOBS_AT_MOST) | _learnt(membership) | _network(membership)
+            context |= {"refused": error.message, "trainer": request.POST.get("trainer", "")}
+            context |= {"minutes": request.POST.get("minutes", "")}
+            return render(request, TEMPLATE, context, status=error.status)
     else:
-        raise InvalidSettings(f"{asked[:40]!r} is not something to ask for; choose refit or embed")
+        raise InvalidSettings(f"{asked[:40]!r} is not something to ask for; choose refit, train or embed")
     messages.success(request, f"{job.get_kind_display()}: job {job.pk} is asked for")
-    return _see_other(reverse("training", args=[membership.project.pk]))
+    return _see_other(reverse("training", args=[project.pk]))
+
+
+def _ask_training(request: PageRequest, project: Project) -> Job:
+    """As the small form says; what it leaves empty is as in the settings."""
+    minutes = request.POST.get("minutes", "").strip()
+    try:
+        number = float(minutes) if minutes else None
+    except ValueError:
+        raise InvalidSettings(f"{minutes[:20]!r} is not a number of minutes") from None
+    trainer = request.POST.get("trainer", "") or None
+    return training.request_training(project=project, actor=request.user, trainer=trainer, minutes=number)
 
 
 def _learnt(membership: Membership) -> dict[str, Any]:
@@ -73,6 +124,77 @@ def _learnt(membership: Membership) -> dict[str, Any]:
     }
 
 
+def _network(membership: Membership) -> dict[str, Any]:
+    """The form that asks for a training, the one that runs or ran last, and what it would be shown."""
+    project, newest = membership.project, queries.newest_training(membership.project)
+    drawn = queries.newest_preview(project)
+    return {
+        "may_train": allows(membership.role, REVIEW),
+        "may_set": allows(membership.role, OWN),
+        "missing": queries.missing_for_training(project),
+        "trainers": algorithms.catalogue("trainer"),
+        "trainer": project.settings.trainer,
+        "minutes": project.settings.training_minutes,
+        "minutes_at_most": training.MINUTES_AT_MOST,
+        "is_training": newest is not None and not newest.is_over,
+        "training": training_facts(newest) if newest else None,
+        "drawn": drawn,
+        "drawn_differently": drawn is not None
+        and drawn.result["preview"]["switches"] != queries.augmentation_switches(project),
+    }
+
+
+def training_facts(job: Job) -> dict[str, Any]:
+    """What a reader wants to see of a training, while it runs and after."""
+    result = job.result
+    history = result.get("history", [])
+    name = result.get("trainer") or job.parameters.get("trainer", "")
+    title = "Automatic" if name == training.AUTO else title_of("trainer", name)
+    return {
+        "job": job,
+        "title": title,
+        "history": history,
+        "budget_s": result.get("seconds") or 60.0 * (job.parameters.get("minutes") or 0),
+        "newest": history[-1] if history else {},
+        "chosen": result.get("chosen", ""),
+        "stopped": result.get("stopped", ""),
+        "is_compared": "promoted" in result,
+        "promoted": result.get("promoted"),
+        "why": result.get("why", ""),
+        "compared": _compared(f"This network: {title}", result) if "promoted" in result else [],
+    }
+
+
+def _compared(name: str, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The network and the heads beside it, each with its report on the random checks; the network first."""
+    reports = [(name, result.get("audit"))]
+    for head, report in result.get("beside", {}).items():
+        plain = ", the plain baseline" if head == PLAIN else ""
+        reports.append((title_of("head", head) + plain, report))
+    return [{"name": each, "report": report} for each, report in reports if report and report["n"]]
+
+
+@require_safe
+@page
+def preview(request: PageRequest, project_id: int) -> HttpResponseBase:
+    """The sheet of images as a network would be shown them."""
+    drawn = queries.newest_preview(get_project(request.user, project_id, VIEW))
+    if drawn is None:
+        raise NotFound("nothing is drawn yet; the first learning does it")
+    sheet = drawn.result["preview"]
+    etag = quote_etag(sheet["sha256"])
+    known: HttpResponse | None = get_conditional_response(request, etag=etag)
+    try:
+        response: HttpResponseBase = known or FileResponse(
+            default_storage.open(sheet["key"]), content_type="image/png"
+        )
+    except OSError:
+        raise NotFound("the drawing is missing from storage; the next learning draws it anew") from None
+    response["Content-Type"] = "image/png"
+    response["ETag"], response["Cache-Control"] = etag, "private, no-cache"
+    return response
+
+
 @require_safe
 @page
 def job(request: PageRequest, project_id: int, job_id: int) -> HttpResponse:
@@ -94,6 +216,7 @@ def _job_context(membership: Membership, wanted: Job) -> dict[str, Any]:
         "job": wanted,
         "may_cancel": allows(membership.role, REVIEW) and not wanted.is_over,
         "models": list(wanted.model_versions.all()),
+        "training": training_facts(wanted) if wanted.kind == Job.Kind.TRAIN else None,
         "result": _plain(wanted.result),
         "parameters": _plain(wanted.parameters),
         "worker_alive": queries.worker_state()["alive"],

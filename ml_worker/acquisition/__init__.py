@@ -20,15 +20,18 @@ Rows = NDArray[np.int64]
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """What may be asked next. embeddings: float32 (M, D). probs: float32 (M, C), rows sum to 1.
-    labeled_embeddings: float32 (L, D), the items already answered; L may be 0."""
+    labeled_embeddings: float32 (L, D), the items already answered; L may be 0. member_probs: float32 (E, M, C),
+    what each member of an ensemble says; only for functions of `NEED_MEMBERS`, None without an ensemble."""
 
     embeddings: Floats
     probs: Floats
     labeled_embeddings: Floats
+    member_probs: Floats | None = None
 
 
 Rank = Callable[[Candidates, int, np.random.Generator], tuple[Rows, Floats]]
 
+NEED_MEMBERS = frozenset({"disagreement"})
 NEAR_COPY = 0.2  # two items nearer than this part of the pool's radius count as near copies
 _BLOCK = 4096
 _WINDOW = 1024

@@ -13,7 +13,7 @@ from ml_worker.pool import Floats
 
 Images = NDArray[np.uint8]
 
-_FIT_SAMPLE = 10_000  # components barely move with more images
+_FIT_SAMPLE, _FIT_VALUES = 10_000, 10_000 * 64 * 64 * 3  # components barely move with more; half a gigabyte
 _VARIANCE_KEPT = 0.97
 _BLOCK = 4096
 
@@ -39,9 +39,10 @@ class Encoder:
         if len(images) == 0:
             raise ValueError("cannot fit an encoder on no image; import images first")
         rng = np.random.default_rng(self.seed)
-        sample = np.asarray(images)
-        if len(images) > _FIT_SAMPLE:
-            sample = images[np.sort(rng.choice(len(images), _FIT_SAMPLE, replace=False))]
+        most = max(1, min(_FIT_SAMPLE, _FIT_VALUES // images[0].size))
+        # Not np.asarray before that: the images may be many and lie on the disk.
+        rows = np.sort(rng.choice(len(images), most, replace=False)) if len(images) > most else slice(None)
+        sample = np.asarray(images[rows])
         self.grey = bool((sample[..., :1] == sample).all())
         pixels = self._pixels(sample)
         self.mean = pixels.mean(axis=0)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
+from ml_worker.heads import origin, with_absent
 from ml_worker.pool import Floats, Pool, Rows
-
-_ABSENT = 10.0  # how far below the row's lowest logit a class without any label lies
 
 
 class Head:
     """Linear head, fitted by scikit-learn (L-BFGS) on centred embeddings.
 
-    All dimensions are divided by one number, so that the penalty means the same for every encoder; dividing
-    each by its own deviation would undo the encoder's choice of whitening (digits, 40 answers: 0.76 so, 0.85
-    with one number).
+    All dimensions are divided by one number, so that the penalty means the same for every encoder.
 
-    inverse_penalty: scikit-learn's C; larger trusts the answers more. Classes without a label get a
-    logit 10 below the lowest of the row: finite, so that a later temperature keeps it finite.
+    inverse_penalty: scikit-learn's C; larger trusts the answers more.
     """
 
     def __init__(self, n_classes: int, *, inverse_penalty: float) -> None:
@@ -31,25 +28,23 @@ class Head:
         """Fit on the labelled rows. One class only: that class is predicted everywhere."""
         if len(rows) == 0:
             raise ValueError("cannot fit a head on no answer")
-        known = pool.embeddings[pool.indexed] if pool.indexed.any() else pool.embeddings
-        mean = known.mean(axis=0)
-        scale = max(float(np.sqrt(known.var(axis=0).mean())), 1e-6)
+        about = origin(pool)
         self.present = np.unique(targets)
         coefficients = np.zeros((pool.embeddings.shape[1], len(self.present)))
         intercepts = np.zeros(len(self.present))
         if len(self.present) > 1:
-            features = (pool.embeddings[rows] - mean) / scale
+            features = (pool.embeddings[rows] - about.mean) / about.scale
             model = LogisticRegression(C=self.inverse_penalty, max_iter=200, tol=1e-3)
-            model.fit(features, targets, sample_weight=weights)
+            # A few hundred answers are too little to share out: with two threads it took ten times as long.
+            with threadpool_limits(1):
+                model.fit(features, targets, sample_weight=weights)
             coefficients[:, -len(model.coef_) :] = model.coef_.T
             intercepts[-len(model.intercept_) :] = model.intercept_
         # The standardisation is folded into the weights: scoring is one product over the pool.
-        self.weight = (coefficients / scale).astype(np.float32)
-        self.bias = (intercepts - (mean / scale) @ coefficients).astype(np.float32)
+        self.weight = (coefficients / about.scale).astype(np.float32)
+        self.bias = (intercepts - (about.mean / about.scale) @ coefficients).astype(np.float32)
 
     def logits(self, pool: Pool) -> Floats:
         """Logits float32 (N, C), finite, for every row of the pool."""
         seen = np.asarray(pool.embeddings) @ self.weight + self.bias
-        logits = np.repeat(seen.min(axis=1, keepdims=True) - np.float32(_ABSENT), self.n_classes, axis=1)
-        logits[:, self.present] = seen
-        return logits
+        return with_absent(seen, self.present, self.n_classes)

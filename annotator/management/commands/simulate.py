@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from annotator import algorithms, jobs
 from annotator.errors import InvalidSettings
+from annotator.models.project_settings import ProjectSettings
 
 
 class Command(BaseCommand):
@@ -17,15 +18,21 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("source", help="'digits', or a folder or zip of class folders")
-        parser.add_argument("--encoder", default=algorithms.DEFAULTS["encoder"], help=_names("encoder"))
-        parser.add_argument("--head", default=algorithms.DEFAULTS["head"], help=_names("head"))
-        parser.add_argument("--trainer", default="none")
+        for kind, default in (
+            *((kind, algorithms.DEFAULTS[kind]) for kind in ("encoder", "head")),
+            ("trainer", "none"),
+        ):
+            parser.add_argument(f"--{kind}", default=default, help=_names(kind))
+            parser.add_argument(f"--{kind}-parameters", default="", metavar="NAME=VALUE,...", help="its settings")
+        parser.add_argument("--minutes", type=float, default=1.0, help="a trainer may take for one network")
+        parser.add_argument("--train-at", default="", help="numbers of answers to train at; by default the budget")
         parser.add_argument(
             "--acquisition", default=algorithms.DEFAULTS["acquisition"], help="comma between: " + _names("acquisition")
         )
         parser.add_argument("--budget", type=int, default=100, help="answers in all, audit answers counted")
         parser.add_argument("--batch", type=int, default=10, help="answers between two refits")
         parser.add_argument("--seeds", type=int, default=3, help="how many runs, each with its own test split")
+        parser.add_argument("--review", type=int, default=0, help="then decide so many screenfuls of proposals")
         held_out = parser.add_mutually_exclusive_group()
         held_out.add_argument("--test-fraction", type=float, help="held out; by default 0.2, of the digits 200 images")
         held_out.add_argument("--test", help="a second labelled source to test on")
@@ -68,25 +75,51 @@ def _plan(options: dict[str, Any]) -> dict[str, Any]:
         raise InvalidSettings("--acquisition names no acquisition function")
     for name in names:
         algorithms.get("acquisition", name)
-    if options["trainer"] != "none":
-        algorithms.get("trainer", options["trainer"])
-    plan = {k: options[k] for k in ("encoder", "head", "trainer", "budget", "batch", "seeds")}
+    plan = {k: options[k] for k in ("encoder", "head", "trainer", "minutes", "budget", "batch", "seeds", "review")}
     plan |= {k: options[k] for k in ("test_fraction", "target_precision")}
+    for kind in ("encoder", "head", "trainer"):
+        plan[f"{kind}_parameters"] = _parameters(kind, options[kind], options[f"{kind}_parameters"])
+    usual = ProjectSettings()
     return plan | {
         "acquisition": list(dict.fromkeys(names)),
-        "encoder_parameters": algorithms.clean_parameters("encoder", options["encoder"], {}),
-        "head_parameters": algorithms.clean_parameters("head", options["head"], {}),
+        "train_at": _numbers(options["train_at"]),
+        "propose_above": usual.propose_above,
+        "proposals_at_most": usual.proposals_at_most,
     }
 
 
+def _parameters(kind: str, name: str, raw: str) -> dict[str, Any]:
+    """The parameters of an algorithm, those named in `raw` ("minutes=2,variant=vicreg") in place of the defaults."""
+    given: dict[str, str] = {}
+    for each in raw.split(",") if raw.strip() else ():
+        key, equals, value = (part.strip() for part in each.partition("="))
+        if not equals or not key or key in given:
+            raise InvalidSettings(f"--{kind}-parameters: found {each!r}, wanted name=value, each name once")
+        given[key] = value
+    if kind == "trainer" and name == "none":
+        if given:
+            raise InvalidSettings("--trainer-parameters wants a --trainer")
+        return {}
+    return algorithms.clean_parameters(kind, name, given)
+
+
+def _numbers(raw: str) -> list[int]:
+    given = [each.strip() for each in raw.split(",") if each.strip()]
+    if not all(each.isascii() and each.isdigit() and len(each) < 10 for each in given):
+        raise InvalidSettings(f"--train-at: found {raw!r}, wanted numbers of answers, comma between")
+    return [int(each) for each in given]
+
+
 def _table(result: dict[str, Any]) -> list[str]:
-    """One block per acquisition function, one line per number of answers: mean ± deviation over the seeds."""
+    """One block per acquisition function and trainer, one line per number of answers: mean ± deviation over the
+    seeds."""
     sizes = f"pool {result['n_pool']}, test {result['n_test']}, {len(result['classes'])} classes"
     lines = [f"{result['source']}: {sizes}"]
-    for name in dict.fromkeys(run["acquisition"] for run in result["runs"]):
-        curves = [run["curve"] for run in result["runs"] if run["acquisition"] == name]
-        lines += ["", name, "answers  test accuracy  pseudo-labels  auto-accepted  its precision  seconds"]
-        for points in zip(*curves, strict=False):
+    for name, trainer in dict.fromkeys((run["acquisition"], run["trainer"]) for run in result["runs"]):
+        same = [run for run in result["runs"] if (run["acquisition"], run["trainer"]) == (name, trainer)]
+        lines += ["", name if trainer == "none" else f"{name}, network trained by {trainer}"]
+        lines.append("answers  test accuracy  pseudo-labels  auto-accepted  its precision  seconds")
+        for points in zip(*(run["curve"] for run in same), strict=False):
             lines.append(
                 f"{points[0]['labels']:7d}"
                 f"{_mean(points, 'test_accuracy', deviation=True):>15}"
