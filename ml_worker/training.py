@@ -290,7 +290,8 @@ def _promote(
     embedded = Embedded(pool, taken.embedded.item_ids, taken.embedded.splits)
     renewed = dataclasses.replace(fresh, embedded=embedded, train=taken.train, watermark=taken.watermark)
     model = refitting.store_model(run, renewed, learned, embedding=name, encoder="trained", algorithm=recipe.trainer)
-    refitting.put_up(project, renewed, learned, model, {})
+    history = run.job.result.get("history")
+    refitting.put_up(project, renewed, learned, model, {"train": history[-1]["seconds"]} if history else {})
 
 
 def _thinned(history: list[dict[str, float]], most: int = HISTORY_AT_MOST) -> list[dict[str, float]]:

@@ -188,15 +188,15 @@ def test_a_student_follows_its_teacher_and_names_digits_by_itself(tmp_path: Path
     images, targets = digits()
     policy = Policy.for_images(images)
     recipe = loop.Recipe("supervised", net="quick", steps=150, batch=64, ratio=1, ema=0.95, learning_rate=0.1)
-    taught = loop.train(labelled(images[:300], targets[:300]), recipe, policy, folder=None, report=lambda _: None).net
+    taught = loop.train(labelled(images[:600], targets[:600]), recipe, policy, folder=None, report=lambda _: None).net
     said = predict(taught, images, np.arange(len(images)), device="cpu", batch=512).probs
     pool, held_out = np.arange(N_LEARNT), np.arange(N_LEARNT, len(images))
     told: list[float] = []
-    learnt = distil(said[pool], images, pool, policy, steps=250, progress=lambda share, _: told.append(share))
+    learnt = distil(said[pool], images, pool, policy, steps=200, progress=lambda share, _: told.append(share))
     student = predict(learnt.net, images, held_out, device="cpu", batch=512).probs
     assert (student.argmax(axis=1) == said[held_out].argmax(axis=1)).mean() >= 0.9
     assert learnt.agreement is not None and learnt.agreement >= 0.9
-    assert (learnt.held_out, learnt.steps, told[-1]) == (N_LEARNT // 10, 250, 1.0)
+    assert (learnt.held_out, learnt.steps, told[-1]) == (N_LEARNT // 10, 200, 1.0)
     # Home with it: files in, names out.
     packaging.write(Model(learnt.net, PX, CLASSES, 0.9), tmp_path, {})
     sure = held_out[np.argsort(-student.max(axis=1))[:5]]
