@@ -59,12 +59,24 @@ def run(run: jobs.Run) -> None:
         images, rows = _decode(run, project, [image_px, encoder_px], item_ids)[encoder_px]
         embeddings = _by_encoder(run, encoder, Selection(images, rows), indexed, item_ids, folder)
     pool = _with_neighbours(run, embeddings, indexed)
+    if not run.job.parameters.get("afresh") and _was_overtaken(run.job, network):
+        run.log("a network took over meanwhile; the images are embedded with that one instead")
+        jobs.enqueue(project, Job.Kind.EMBED)
+        return
     _save(pool, item_ids, splits, folder)
     run.log(f"embedded {len(item_ids):,} images of {encoder_px} px to {pool.embeddings.shape[1]} numbers each")
     run.job.result = {"folder": name, "n": len(item_ids), "image_px": image_px, "encoder": encoder_name}
     Job.objects.filter(pk=run.job.pk).update(result=run.job.result)
     _prune(project, keep=name, sizes={image_px, encoder_px})
     jobs.enqueue(project, Job.Kind.REFIT)
+
+
+def _was_overtaken(job: Job, network: tuple[Network, int, Path] | None) -> bool:
+    """Whether a training promoted another network than the one this embedding began with."""
+    current = queries.current_embedding(job.project)
+    if current is None or current.result["encoder"] != "trained":
+        return False
+    return network is None or network[2] != snapshot.embedding_folder(current.result["folder"]) / "network"
 
 
 def _encoder(run: jobs.Run, project: Project) -> Any:

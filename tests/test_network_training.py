@@ -439,3 +439,17 @@ def test_an_unknown_trainer_or_no_time_is_refused(project: Project, alice: User)
         with pytest.raises(InvalidSettings, match="minutes is not between"):
             training.request_training(project=project, actor=alice, minutes=minutes)
     assert not Job.objects.filter(project=project).exists()
+
+
+@pytest.mark.django_db
+def test_an_embedding_that_ends_after_a_network_took_over_does_not_push_it_aside(
+    digits: Project, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = queries.current_embedding(digits)
+    embed = training.request_embedding(project=digits)
+    monkeypatch.setattr("ml_worker.embedding._was_overtaken", lambda job, network: True)
+    run_job(embed.pk)
+    embed.refresh_from_db()
+    assert (embed.state, embed.result.get("folder")) == (Job.State.DONE, None)
+    assert queries.current_embedding(digits) == before
+    assert Job.objects.filter(project=digits, kind=Job.Kind.EMBED, state=Job.State.QUEUED).exists()
