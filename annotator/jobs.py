@@ -35,8 +35,6 @@ MAX_ATTEMPTS = 3
 FURTHER = 0.01
 INTERRUPTED = "interrupted"  # the parameter in which ``tend`` keeps the count
 LOG_TAIL_LINES = 40
-# Of these one waits and one runs in a project: what the constraints of Job hold to in any case.
-COALESCED = (Job.Kind.EMBED, Job.Kind.REFIT)
 # Any number, the same in every process: the advisory lock a living worker holds.
 WORKER_SIGN = 0x77696E6E
 
@@ -57,7 +55,7 @@ def enqueue(
     """A waiting job, rung for after the commit; for coalesced kinds the one already waiting, if there is one."""
     while True:
         job = Job(project=project, kind=kind, parameters=parameters or {}, created_by=created_by, seed=seed)
-        if kind not in COALESCED:
+        if kind not in Job.COALESCED:
             job.save()
         else:
             # ON CONFLICT DO NOTHING: waiting work is asked for all the time, and each refusal would be an ERROR in
@@ -90,7 +88,7 @@ def claim(job_id: int) -> Job | None:
     """The job, now running under a new attempt, or None when it is not waiting or its kind already runs there."""
     now = timezone.now()
     running = Job.objects.filter(project=OuterRef("project"), kind=OuterRef("kind"), state=Job.State.RUNNING)
-    is_free = ~Exists(running.filter(kind__in=COALESCED))
+    is_free = ~Exists(running.filter(kind__in=Job.COALESCED))
     try:
         with transaction.atomic():
             claimed = Job.objects.filter(is_free, pk=job_id, state=Job.State.QUEUED).update(

@@ -85,7 +85,8 @@ def places(n: int, size: int, step: int, seed: int) -> Rows:
     """Which of n things the batch of a step takes, int64 (size,): one permutation after another, cut into batches.
 
     Depends on its arguments alone, so that a resumed run goes on with the very batches it would have had. Whatever
-    the sizes, nothing is taken twice more often than anything else by more than one. n = 0 or size = 0 gives an empty batch.
+    the sizes, nothing is taken twice more often than anything else by more than one. Nothing to take, or none
+    wanted, is an empty batch.
     """
     if n == 0 or size == 0:
         return np.zeros(0, np.int64)

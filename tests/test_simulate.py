@@ -137,7 +137,6 @@ def test_a_trainer_gets_a_run_of_its_own_beside_the_fast_loop(tmp_path: Path) ->
     assert "margin, supervised, seed 0: 40 answers" in err
 
 
-@pytest.mark.xfail(strict=True, reason="sixty answers of one class at once make every head lean towards it")
 def test_reviewing_class_by_class_does_not_make_the_model_worse(tmp_path: Path) -> None:
     simulate("digits", budget=60, seeds=1, review=10, json=tmp_path / "out.json")
     for one in json.loads((tmp_path / "out.json").read_text())["runs"]:
