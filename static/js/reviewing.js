@@ -17,6 +17,7 @@ const who = document.getElementById("grid").dataset.who;
 const store = `winnow:marks:${location.pathname}`;
 let shownSince = -Infinity; // the page that was asked for is no surprise
 let isSending = false;
+let isUndoWaiting = false; // asked for while a decision was still on its way
 
 const tiles = () => [...document.querySelectorAll(".tile")];
 const boxOf = (tile) => tile.querySelector(".mark");
@@ -129,7 +130,10 @@ async function submit(form, { isDecision }) {
   const result = await send(form.action, new URLSearchParams(new FormData(form)), page);
   isSending = false;
   form.classList.remove("sending");
-  if (!result.part) return notify(explain(result));
+  if (!result.part) {
+    isUndoWaiting = false;
+    return notify(explain(result));
+  }
   document.getElementById("notices").replaceChildren();
   if (result.outcome === "done" && isDecision) forget();
   document.getElementById("grid").replaceWith(document.adoptNode(result.part.getElementById("grid")));
@@ -138,6 +142,7 @@ async function submit(form, { isDecision }) {
   shownSince = performance.now();
   window.scrollTo({ top: 0 });
   document.getElementById("said").textContent = document.getElementById("outcome").textContent.replace(/\s+/g, " ").trim();
+  if (isUndoWaiting) takeBack();
 }
 
 function forget() {
@@ -214,6 +219,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 function takeBack() {
+  isUndoWaiting = isSending;
   const form = document.getElementById("undo");
   if (form?.querySelector("button")) submit(form, { isDecision: false });
 }

@@ -140,6 +140,16 @@ def test_taking_back_goes_on_to_the_screenful_before(
     expect_states(proposals, ["pending"] * 12)
 
 
+def test_undo_pressed_while_the_decision_is_on_its_way_takes_it_back(grid: Page, proposals: list[Proposal]) -> None:
+    grid.route("**/review/", lambda route: (grid.wait_for_timeout(300), route.continue_()))
+    wait_for_a_look(grid)
+    grid.keyboard.press("a")
+    grid.keyboard.press("z")
+    expect(grid.locator("#said")).to_contain_text("12 decisions taken back.")
+    expect(grid.locator(".tile")).to_have_count(12)
+    assert states(proposals) == ["pending"] * 12
+
+
 def test_marks_outlive_a_failed_request_and_a_reload(
     grid: Page, proposals: list[Proposal], complaints: list[str]
 ) -> None:
@@ -187,8 +197,10 @@ def test_the_grid_works_without_scripts(
 
 
 def wait_for_a_look(page: Page, *, longer: bool = False) -> None:
-    """The pictures are there, as they are for a person before they decide. longer: than a key pressed twice takes."""
+    """The pictures are there and the page knows which tiles are in sight. longer: than a key pressed twice takes."""
     if longer:
         page.wait_for_timeout(700)
     loaded = "[...document.querySelectorAll('.tile img')].every((picture) => picture.complete)"
     wait_until(lambda: page.evaluate(loaded), 5, "the pictures were there")
+    # Observers are told in the order of their making: the page's own has heard of this frame before this one.
+    page.evaluate("new Promise((told) => new IntersectionObserver(told).observe(document.querySelector('.tile')))")
