@@ -36,6 +36,7 @@ def augmentation(project: Project, images: Images) -> Policy:
         flip=suggested.flip and chosen.augment_mirror,
         rotate_deg=suggested.rotate_deg if chosen.augment_rotate else 0.0,
         shear=suggested.shear if chosen.augment_rotate else 0.0,
+        tone=suggested.tone and chosen.augment_tone,
         colour=suggested.colour and chosen.augment_colour,
     )
 

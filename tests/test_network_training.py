@@ -1,5 +1,6 @@
 """A network that learns from a project's answers: what it becomes, and when it takes over."""
 
+import dataclasses
 import io
 import uuid
 from collections.abc import Callable
@@ -361,6 +362,27 @@ def test_a_refit_draws_what_a_network_would_be_shown_and_saving_a_switch_asks_fo
     assert not default_storage.exists(first["key"])
     projects.save_settings(project=shades, actor=alice, raw={"proposals_at_most": 100})
     assert not Job.objects.filter(project=shades, state=Job.State.QUEUED).exists()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("switch", "what"),
+    [
+        ("augment_mirror", {"flip": False}),
+        ("augment_rotate", {"rotate_deg": 0.0, "shear": 0.0}),
+        ("augment_tone", {"tone": False}),
+        ("augment_colour", {"colour": False}),
+    ],
+)
+def test_a_switch_takes_away_what_it_names_and_nothing_else(
+    project: Project, alice: User, switch: str, what: dict[str, Any]
+) -> None:
+    photographs = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
+    everything = previews.augmentation(project, photographs)
+    assert all(getattr(everything, name) for name in what)
+    projects.save_settings(project=project, actor=alice, raw={switch: False})
+    project.refresh_from_db()
+    assert previews.augmentation(project, photographs) == dataclasses.replace(everything, **what)
 
 
 def test_a_sheet_shows_plain_images_above_their_views() -> None:

@@ -73,6 +73,11 @@ class ProjectSettings:
         True, "Mirror", "A mirrored image is still of its class. Off for text, digits and signs."
     )
     augment_rotate: bool = _setting(True, "Turn and slant", "An image a little turned is still of its class.")
+    augment_tone: bool = _setting(
+        True,
+        "Change brightness",
+        "A darker, flatter or softer image is still of its class. Off where brightness tells classes apart.",
+    )
     augment_colour: bool = _setting(
         True,
         "Change colours",

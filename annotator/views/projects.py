@@ -22,7 +22,10 @@ SETTINGS_TEMPLATE = "project_settings.html"
 # How the settings are grouped on the page; a setting that is in none of these lands in the last group.
 GROUPS = (
     ("Learning", ("encoder", "image_px", "head", "answers_per_refit")),
-    ("Training", ("trainer", "training_minutes", "augment_mirror", "augment_rotate", "augment_colour")),
+    (
+        "Training",
+        ("trainer", "training_minutes", "augment_mirror", "augment_rotate", "augment_tone", "augment_colour"),
+    ),
     ("Questions", ("acquisition", "cold_start", "queue_length", "show_suggestions")),
     ("Proposals", ("propose_above", "proposals_at_most")),
     ("Random checks", ("audit_fraction", "audit_minimum", "audit_share")),
