@@ -33,7 +33,8 @@ class Plan:
     """What to run. Names and parameters as the catalogue cleans them; acquisition: one or more names.
 
     trainer: "none", or what trains a network for so many minutes, each time the answers have come to one of train_at,
-    or, where that names none, at the end of the budget. review: so many screenfuls of proposals are decided once the
+    or, where that names none, at the end of the budget; "auto" chooses anew each time. trainer_parameters: by trainer,
+    of each that may be used. review: so many screenfuls of proposals are decided once the
     budget is spent; propose_above, proposals_at_most: which proposals there are, as in a project's settings.
     test_fraction: None holds out a fifth, and of the digits as many as the demo project does.
     """
@@ -44,7 +45,7 @@ class Plan:
     head_parameters: Mapping[str, Any]
     acquisition: Sequence[str]
     trainer: str = "none"
-    trainer_parameters: Mapping[str, Any] = field(default_factory=dict)
+    trainer_parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     minutes: float = 1.0
     train_at: Sequence[int] = ()
     budget: int = 100

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from ml_worker.loop import Recipe
 
 # With fewer audited answers of a class, its recall says nothing.
 MIN_CLASS_ANSWERS = 5
 # Of answers for each class, on a processor: below it the pool teaches more than strong augmentation does.
 FEW_PER_CLASS = 20
 MINUTES_FOR_SSL = 45
+# The clock ends a run long before.
+STEPS_AT_MOST = 2**20
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,31 @@ def choose(*, n_labels: int, n_classes: int, image_px: int, device: str, minutes
     if each < FEW_PER_CLASS:
         return Choice("freematch", "small", f"{has}: too few to learn from alone, so the pool helps (FreeMatch).")
     return Choice("supervised", "small", f"{has}, {minutes:g} minutes on a processor: plain training gets furthest.")
+
+
+def recipe(
+    choice: Choice, parameters: Mapping[str, Any], *, minutes: float, n_audit: int, seed: int, device: str
+) -> Recipe:
+    """How a project trains what was chosen. parameters: all of the trainer's; n_audit: answered random checks.
+
+    Where there is no GPU, small batches: the steps they leave time for teach more than their gradients lack. Evaluated
+    often enough to be watched and seldom enough to cost little; in coarse steps of n_audit, because the checkpoint of
+    a run that was evaluated at other times is not gone on from.
+    """
+    on_cpu = device == "cpu"
+    return Recipe(
+        trainer=choice.trainer,
+        trainer_parameters=parameters,
+        net=choice.net,
+        steps=STEPS_AT_MOST,
+        seconds=60.0 * minutes,
+        batch=32 if on_cpu else 64,
+        ratio=4 if on_cpu else 7,
+        evaluate_every=(50 if on_cpu else 500) * max(1, n_audit // 500),
+        seed=seed,
+        alignment="estimated",
+        device=device,
+    )
 
 
 def is_better(candidate: dict[str, Any] | None, standing: dict[str, Any] | None) -> tuple[bool, str]:

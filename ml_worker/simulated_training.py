@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from ml_worker import loop
+from ml_worker import choosing, loop
 from ml_worker.augment import Policy
 from ml_worker.batches import Examples, estimated_prior
 from ml_worker.calibrate import softmax, temperature
@@ -19,7 +20,6 @@ from ml_worker.images import Images
 from ml_worker.pool import Rows
 from ml_worker.predict import predict
 
-STEPS_AT_MOST = 2**20
 _POLICY_SAMPLE = 256
 
 
@@ -32,7 +32,7 @@ def train(
     drawn_for_audit: Rows,
     n_classes: int,
     trainer: str,
-    trainer_parameters: Mapping[str, Any],
+    trainer_parameters: Mapping[str, Mapping[str, Any]],
     minutes: float,
     seed: int,
 ) -> Learned:
@@ -40,7 +40,8 @@ def train(
 
     images: uint8 (N, px, px, 3). pool_rows: int64 (M,), ascending; the network sees no other image, and of the pool
     none of drawn_for_audit, answered or not. audit: measures, calibrates, estimates how common each class is, and
-    decides nothing else.
+    decides nothing else. trainer: a name of the catalogue, or "auto": what a project would choose at this number of
+    answers. trainer_parameters: by trainer.
     """
     pool = np.array(images[pool_rows])
     examples = Examples(
@@ -59,19 +60,10 @@ def train(
     choice = choose(
         n_labels=len(train.rows), n_classes=n_classes, image_px=images.shape[1], device=device, minutes=minutes
     )
-    recipe = loop.Recipe(
-        trainer=trainer,
-        trainer_parameters=trainer_parameters,
-        net=choice.net,
-        steps=STEPS_AT_MOST,
-        seconds=60.0 * minutes,
-        batch=64 if device != "cpu" else 32,
-        ratio=7 if device != "cpu" else 4,
-        evaluate_every=2000 if device != "cpu" else 200,
-        seed=seed,
-        alignment="estimated",
-        device=device,
-    )
+    if trainer != "auto":
+        choice = dataclasses.replace(choice, trainer=trainer)
+    parameters = trainer_parameters[choice.trainer]
+    recipe = choosing.recipe(choice, parameters, minutes=minutes, n_audit=len(audit.rows), seed=seed, device=device)
     some = np.sort(np.random.default_rng(0).permutation(len(pool))[:_POLICY_SAMPLE])
     policy = Policy.for_images(pool[some])
     trained = loop.train(examples, recipe, policy, folder=None, report=lambda progress: None)

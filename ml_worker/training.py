@@ -16,7 +16,7 @@ import torch
 from annotator import algorithms, jobs, queries
 from annotator.errors import InvalidSettings, JobCancelled
 from annotator.models import Annotation, Job, Project
-from ml_worker import fast_loop, loop, neighbours, nets, refitting, snapshot
+from ml_worker import choosing, fast_loop, loop, neighbours, nets, refitting, snapshot
 from ml_worker.batches import Examples, estimated_prior
 from ml_worker.calibrate import softmax, temperature
 from ml_worker.choosing import Choice, choose, is_better
@@ -32,7 +32,6 @@ from ml_worker.snapshot import Embedded, Snapshot
 HISTORY_AT_MOST, HISTORY_S = 60, 2.0
 # Shares of the progress bar.
 TRAINED, SCORED = 0.9, 0.95
-STEPS_AT_MOST = 2**20
 
 
 def run(run: jobs.Run) -> None:
@@ -150,26 +149,15 @@ def _recipe(run: jobs.Run, taken: Snapshot, image_px: int, device: str) -> tuple
         choice = Choice(begun["trainer"], begun["net"], begun["chosen"])
     elif name != "auto":
         choice = Choice(name, choice.net, f"{algorithms.get('trainer', name).title}, as asked for.")
-    recipe = loop.Recipe(
-        trainer=choice.trainer,
-        trainer_parameters=project.settings.parameters_of("trainer", choice.trainer),
-        net=choice.net,
-        steps=STEPS_AT_MOST,
-        seconds=60.0 * minutes,
-        batch=64 if device != "cpu" else 32,
-        ratio=7 if device != "cpu" else 4,
-        evaluate_every=_evaluate_every(taken, device),
+    recipe = choosing.recipe(
+        choice,
+        project.settings.parameters_of("trainer", choice.trainer),
+        minutes=minutes,
+        n_audit=len(taken.audit.rows),
         seed=run.job.seed,
-        alignment="estimated",
         device=device,
     )
     return recipe, choice
-
-
-def _evaluate_every(taken: Snapshot, device: str) -> int:
-    """Often enough to be watched, seldom enough to cost little; in coarse steps, because a checkpoint of a run that
-    evaluated at other times is not gone on from."""
-    return (50 if device == "cpu" else 500) * max(1, len(taken.audit.rows) // 500)
 
 
 def _reporter(run: jobs.Run) -> Callable[[loop.Progress], None]:

@@ -18,7 +18,7 @@ from annotator import jobs, queries
 from annotator.actions import demo, projects, training
 from annotator.errors import Conflict, InvalidSettings
 from annotator.models import Annotation, Item, Job, ModelVersion, Project, Proposal, QueueEntry, Split
-from ml_worker import loop, neighbours, previews, snapshot, tasks
+from ml_worker import choosing, loop, neighbours, previews, snapshot, tasks
 from ml_worker import training as worker_training
 from ml_worker.augment import Policy
 from ml_worker.choosing import Choice, choose, is_better
@@ -176,7 +176,10 @@ def at_step(monkeypatch: pytest.MonkeyPatch, n: int, happens: Callable[[], None]
         return then
 
     monkeypatch.setattr(worker_training, "_reporter", watched)
-    monkeypatch.setattr(worker_training, "_evaluate_every", lambda taken, device: 1)
+    recipe = choosing.recipe
+    monkeypatch.setattr(
+        choosing, "recipe", lambda *given, **named: dataclasses.replace(recipe(*given, **named), evaluate_every=1)
+    )
 
 
 def leftovers(project: Project) -> list[str]:
@@ -186,7 +189,7 @@ def leftovers(project: Project) -> list[str]:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six steps of a tiny network are a training; whatever comes of it is better."""
-    monkeypatch.setattr(worker_training, "STEPS_AT_MOST", 6)
+    monkeypatch.setattr(choosing, "STEPS_AT_MOST", 6)
     monkeypatch.setattr("ml_worker.nets.build", tiny_network)
     monkeypatch.setattr("ml_worker.nets.save_network", lambda *all: None)
     monkeypatch.setattr(worker_training, "is_better", lambda new, old: (True, "it is the test's wish"))

@@ -92,6 +92,7 @@ def test_it_prints_a_line_for_each_step_and_a_table_at_the_end() -> None:
         ({"encoder_parameters": "components=0"}, "found '0', wanted a whole number from 2"),
         ({"head_parameters": "minutes=2"}, "minutes: label_spreading has no parameter of this name"),
         ({"trainer_parameters": "threshold=0.5"}, "wants a --trainer"),
+        ({"trainer": "auto", "trainer_parameters": "threshold=0.5"}, "wants a --trainer, one by name"),
         ({"train_at": "40,many"}, "wanted numbers of answers"),
         ({"train_at": "400"}, "wanted numbers of answers from 1 to 100"),
         ({"minutes": -1.0}, "wanted more than 0"),
@@ -123,18 +124,18 @@ def test_parameters_named_on_the_command_line_are_used(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_trainer_gets_a_run_of_its_own_beside_the_fast_loop(tmp_path: Path) -> None:
     out, err = simulate(
-        "digits", budget=40, seeds=1, trainer="supervised", minutes=0.1, train_at="20,40", json=tmp_path / "out.json"
+        "digits", budget=40, seeds=1, trainer="auto", minutes=0.05, train_at="20,40", json=tmp_path / "out.json"
     )
     loop, network = json.loads((tmp_path / "out.json").read_text())["runs"]
     assert set(network) == {"acquisition", "head", "trainer", "encoder", "seed", "curve"}
-    assert (loop["trainer"], network["trainer"]) == ("none", "supervised")
+    assert (loop["trainer"], network["trainer"]) == ("none", "auto")
     assert [point["labels"] for point in network["curve"]] == [20, 40]
     for point in network["curve"]:
         assert set(point) == POINT
         assert point["test_accuracy"] > 0.3  # a tenth would be chance
-        assert point["seconds"] >= 6
-    assert "margin, network trained by supervised" in out
-    assert "margin, supervised, seed 0: 40 answers" in err
+        assert point["seconds"] >= 3
+    assert "margin, network trained by auto" in out
+    assert "margin, auto, seed 0: 40 answers" in err
 
 
 def test_reviewing_class_by_class_does_not_make_the_model_worse(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ class Command(BaseCommand):
             *((kind, algorithms.DEFAULTS[kind]) for kind in ("encoder", "head")),
             ("trainer", "none"),
         ):
-            parser.add_argument(f"--{kind}", default=default, help=_names(kind))
+            also = "none, auto, " if kind == "trainer" else ""
+            parser.add_argument(f"--{kind}", default=default, help=also + _names(kind))
             parser.add_argument(f"--{kind}-parameters", default="", metavar="NAME=VALUE,...", help="its settings")
         parser.add_argument("--minutes", type=float, default=1.0, help="a trainer may take for one network")
         parser.add_argument("--train-at", default="", help="numbers of answers to train at; by default the budget")
@@ -77,8 +78,9 @@ def _plan(options: dict[str, Any]) -> dict[str, Any]:
         algorithms.get("acquisition", name)
     plan = {k: options[k] for k in ("encoder", "head", "trainer", "minutes", "budget", "batch", "seeds", "review")}
     plan |= {k: options[k] for k in ("test_fraction", "target_precision")}
-    for kind in ("encoder", "head", "trainer"):
+    for kind in ("encoder", "head"):
         plan[f"{kind}_parameters"] = _parameters(kind, options[kind], options[f"{kind}_parameters"])
+    plan["trainer_parameters"] = _trainer_parameters(options["trainer"], options["trainer_parameters"])
     usual = ProjectSettings()
     return plan | {
         "acquisition": list(dict.fromkeys(names)),
@@ -96,11 +98,16 @@ def _parameters(kind: str, name: str, raw: str) -> dict[str, Any]:
         if not equals or not key or key in given:
             raise InvalidSettings(f"--{kind}-parameters: found {each!r}, wanted name=value, each name once")
         given[key] = value
-    if kind == "trainer" and name == "none":
-        if given:
-            raise InvalidSettings("--trainer-parameters wants a --trainer")
-        return {}
     return algorithms.clean_parameters(kind, name, given)
+
+
+def _trainer_parameters(name: str, raw: str) -> dict[str, dict[str, Any]]:
+    """The parameters of each trainer that may be used, by its name."""
+    if name in ("none", "auto") and raw.strip():
+        raise InvalidSettings("--trainer-parameters wants a --trainer, one by name")
+    if name == "auto":
+        return {each.name: _parameters("trainer", each.name, "") for each in algorithms.catalogue("trainer")}
+    return {} if name == "none" else {name: _parameters("trainer", name, raw)}
 
 
 def _numbers(raw: str) -> list[int]:
