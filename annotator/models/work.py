@@ -17,6 +17,7 @@ class Job(models.Model):
         EMBED = "embed", "Embed the pool"
         REFIT = "refit", "Learn and rank"
         TRAIN = "train", "Train a network"
+        COMPARE = "compare", "Compare encoders"
         EXPORT = "export", "Export"
 
     class State(models.TextChoices):
@@ -27,7 +28,7 @@ class Job(models.Model):
         CANCELLED = "cancelled", "Cancelled"
 
     # Kinds of which one waiting and one running job per project is enough: a later request finds the waiting one.
-    COALESCED = (Kind.EMBED, Kind.REFIT, Kind.TRAIN)
+    COALESCED = (Kind.EMBED, Kind.REFIT, Kind.TRAIN, Kind.COMPARE)
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="jobs")
     kind = models.CharField(max_length=12, choices=Kind.choices)
@@ -52,12 +53,12 @@ class Job(models.Model):
         constraints = (
             models.UniqueConstraint(
                 fields=["project", "kind"],
-                condition=Q(state="queued", kind__in=["embed", "refit", "train"]),
+                condition=Q(state="queued", kind__in=["embed", "refit", "train", "compare"]),
                 name="one_waiting_job_per_project_and_coalesced_kind",
             ),
             models.UniqueConstraint(
                 fields=["project", "kind"],
-                condition=Q(state="running", kind__in=["embed", "refit", "train"]),
+                condition=Q(state="running", kind__in=["embed", "refit", "train", "compare"]),
                 name="one_running_job_per_project_and_coalesced_kind",
             ),
             models.CheckConstraint(
@@ -81,11 +82,14 @@ class Job(models.Model):
 class ModelVersion(models.Model):
     """What a refit or a training run produced. ``class_ids`` freezes the column order of its probabilities."""
 
+    # In the place of a head's name: nobody taught this model, it compared each image with the names of the classes.
+    ZERO_SHOT = "zero_shot"
+
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="model_versions")
     job = models.ForeignKey(Job, null=True, on_delete=models.SET_NULL, related_name="model_versions")
     number = models.PositiveIntegerField(help_text="1, 2, 3... within the project")
     encoder = models.CharField(max_length=40)
-    algorithm = models.CharField(max_length=40, help_text="the head or trainer")
+    algorithm = models.CharField(max_length=40, help_text="the head or trainer, or zero_shot")
     class_ids = models.JSONField(help_text="column order of the probabilities")
     label_watermark = models.BigIntegerField(help_text="the last annotation it may have learnt from")
     label_count = models.PositiveIntegerField(help_text="answers it was trained on")
@@ -105,3 +109,7 @@ class ModelVersion(models.Model):
     @property
     def is_calibrated(self) -> bool:
         return self.temperature is not None
+
+    @property
+    def is_zero_shot(self) -> bool:
+        return self.algorithm == self.ZERO_SHOT
