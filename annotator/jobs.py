@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -71,15 +71,15 @@ def enqueue(
         return job
 
 
-def ring(job_id: int) -> None:
-    """Tell a worker to look at this job. Losing the message costs seconds: ``tend`` rings again."""
+def ring(job_id: int, task: str = RUN_JOB) -> None:
+    """Tell a worker to look at this job. Losing the message costs seconds: who needs it rings again."""
     if settings.JOBS_INLINE:
-        call(RUN_JOB, job_id)
+        call(task, job_id)
         return
     from celery import current_app
 
     try:
-        current_app.send_task(RUN_JOB, args=[job_id], expires=60, retry=False)
+        current_app.send_task(task, args=[job_id], expires=60, retry=False)
     except Exception:  # a broker that is down must not lose the request: the row is written, the bell rings later
         logger.exception("could not ring for job %s; it will be rung for again", job_id)
 
@@ -172,7 +172,7 @@ def running(job: Job) -> Iterator[Run]:
     """
     run = Run(job)
     try:
-        with _heartbeat(run):
+        with beating(run.beat, f"job {job.pk}"):
             yield run
         run.end(Job.State.DONE, progress=1.0)
     except JobCancelled:
@@ -189,25 +189,25 @@ def running(job: Job) -> Iterator[Run]:
 
 
 @contextlib.contextmanager
-def _heartbeat(run: Run) -> Iterator[None]:
-    """Beats from a thread of its own, because a long matrix product reports nothing."""
+def beating(beat: Callable[[], None], what: str) -> Iterator[None]:
+    """Calls `beat` from a thread of its own, because a long matrix product reports nothing; until it raises JobLost."""
     if settings.JOBS_INLINE:
         yield
         return
     over = threading.Event()
 
-    def beat() -> None:
+    def keep_beating() -> None:
         while not over.wait(settings.JOB_HEARTBEAT_S):
             try:
-                run.beat()
+                beat()
             except JobLost:
                 break
             except Exception:
-                logger.exception("heartbeat of job %s failed; trying again", run.job.pk)
+                logger.exception("heartbeat of %s failed; trying again", what)
                 connection.close()
         connection.close()
 
-    thread = threading.Thread(target=beat, name=f"heartbeat-{run.job.pk}", daemon=True)
+    thread = threading.Thread(target=keep_beating, name=f"heartbeat of {what}", daemon=True)
     thread.start()
     try:
         yield

@@ -4,6 +4,7 @@ from annotator.models.items import Item, Split
 from annotator.models.labels import Annotation, AuditEvent, Proposal, QueueEntry
 from annotator.models.project_settings import ProjectSettings
 from annotator.models.projects import LabelClass, Membership, Project, Role
+from annotator.models.scoring import ScoringShard
 from annotator.models.tokens import ApiToken
 from annotator.models.work import Job, ModelVersion
 
@@ -21,5 +22,6 @@ __all__ = [
     "Proposal",
     "QueueEntry",
     "Role",
+    "ScoringShard",
     "Split",
 ]
