@@ -1,6 +1,7 @@
 """How much of the time of a training run is the network's own: every trainer of the catalogue in the real loop.
 
     python benchmarks/trainers.py [--images PHOTOS.zip] [--net small] [--batch 32] [--ratio 4] [--steps 8]
+    python benchmarks/trainers.py --accuracy [--images PHOTOS.zip] [--labels 40] [--seen 200000] [--seeds 3]
 
 loop: images a second through the whole training loop: reading the images, augmentation, the trainer's bookkeeping,
 gradient clipping, the optimiser, the running mean. bare: the same network doing the same forward and backward passes
@@ -13,6 +14,12 @@ stacks them, float32; the same network, the same batch, again in turns. The aim 
 
 --images: a zip of image files, of which 2,000 are decoded to 32 pixels; without it the digits of scikit-learn,
 enlarged to 32 pixels. One thread.
+
+--accuracy: how right each trainer's network is on 500 images that it never saw, after the same number of images went
+through the network, every forward pass counted, with the same augmentation; and how much that is above `supervised`
+on the same labels. The labels, drawn at random anew for each seed, are the only ones used. Half of a 95 % interval of
+the mean over the seeds behind each number (Student's t; the difference is paired by seed). --images is then a zip of
+class folders; without it the digits as small as they are, 8 pixels.
 """
 
 import argparse
@@ -24,6 +31,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
+from scipy.stats import t as student
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, RandomSampler
@@ -43,9 +52,11 @@ from ml_worker.augment import Policy
 from ml_worker.batches import Examples, estimated_prior
 from ml_worker.images import decode
 from ml_worker.precision import autocast, precision
+from ml_worker.predict import predict
 
 PX, N_IMAGES, N_LABELED, N_CLASSES = 32, 2000, 250, 10
 WARM_UP = 2  # steps that are not counted
+N_TEST = 500
 AIM_SHARE, AIM_TIMES = 0.85, 3.0
 CPU = torch.device("cpu")
 
@@ -246,6 +257,82 @@ def usual_step(given: Examples, recipe: loop.Recipe, policy: Policy) -> Callable
     return step
 
 
+# --- accuracy at equal images seen
+
+
+def answered(path: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (n, px, px, 3) in an order drawn by lot, and their classes int64 (n,)."""
+    if path is None:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        images = np.stack([(digits.images / 16 * 255).astype(np.uint8)] * 3, axis=-1)
+        targets = digits.target.astype(np.int64)
+    else:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.lower().endswith((".jpg", ".jpeg", ".png", ".webp"))]
+            names = random.Random(0).sample(sorted(names), min(N_IMAGES + N_TEST, len(names)))
+            classes = sorted({Path(name).parent.name for name in names})
+            images = np.stack([decode(archive.read(name), PX) for name in names])
+            targets = np.array([classes.index(Path(name).parent.name) for name in names], np.int64)
+    order = np.random.default_rng(0).permutation(len(images))
+    return images[order], targets[order]
+
+
+def accuracy(name: str, images: np.ndarray, targets: np.ndarray, seed: int, asked: argparse.Namespace) -> float:
+    """On the first N_TEST images, of a network that learnt from the others."""
+    pool, truth, n_classes = images[N_TEST:], targets[N_TEST:], len(np.unique(targets))
+    rows = np.sort(np.random.default_rng(seed).permutation(len(pool))[: asked.labels])
+    given = Examples(
+        images=pool,
+        labeled=rows,
+        targets=truth[rows],
+        weights=np.ones(len(rows), np.float32),
+        label_versions=np.ones(len(rows), np.int64),
+        unlabeled=np.arange(len(pool)),
+        audit=np.zeros(0, np.int64),
+        audit_targets=np.zeros(0, np.int64),
+        n_classes=n_classes,
+        prior=estimated_prior(np.bincount(truth[rows], minlength=n_classes)),
+    )
+    policy = Policy.for_images(pool[:256])
+    recipe = loop.Recipe(
+        name, clean_parameters("trainer", name, {}), net=asked.net, steps=3, batch=asked.batch, ratio=asked.ratio,
+        evaluate_every=1, seed=seed, alignment="estimated",
+    )  # fmt: skip
+    a_step = sum(n for n, _ in passes_of(given, recipe, policy))
+    recipe = replace(recipe, steps=max(1, asked.seen // a_step), evaluate_every=2**20)
+    net = loop.train(given, recipe, policy, folder=None, report=lambda progress: None).net
+    said = predict(net, images, np.arange(N_TEST), device="cpu", batch=500).probs.argmax(axis=1)
+    return float((said == targets[:N_TEST]).mean())
+
+
+def compare(asked: argparse.Namespace) -> None:
+    images, targets = answered(asked.images)
+    print(f"{len(images) - N_TEST} images of {images.shape[1]} px, {asked.labels} labels, {asked.seeds} seeds;")
+    print(f"{asked.seen:,} images through the network. Percent right of {N_TEST} others:\n")
+    print(f"{'trainer':<14}{'accuracy':>16}{'above supervised':>20}{'a run takes':>14}")
+    yardstick: list[float] = []
+    names = asked.trainers or [algorithm.name for algorithm in catalogue("trainer")]
+    for name in ["supervised", *(each for each in names if each != "supervised")]:
+        begun = time.perf_counter()
+        right = [100 * accuracy(name, images, targets, seed, asked) for seed in range(asked.seeds)]
+        yardstick = yardstick or right
+        above = "" if name == "supervised" else _mean([a - b for a, b in zip(right, yardstick, strict=True)], "+.1f")
+        print(
+            f"{name:<14}{_mean(right, '.1f'):>16}{above:>20}{(time.perf_counter() - begun) / asked.seeds:>12.0f} s",
+            flush=True,
+        )
+
+
+def _mean(values: list[float], how: str) -> str:
+    """The mean and half of its 95 % interval."""
+    if len(values) < 2:
+        return format(values[0], how)
+    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{statistics.fmean(values):{how}} ±{half:.1f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--images", type=Path, help="a zip of image files")
@@ -254,8 +341,15 @@ def main() -> None:
     parser.add_argument("--ratio", type=int, default=4, help="unlabelled images for each of them")
     parser.add_argument("--steps", type=int, default=8, help="steps counted, per trainer")
     parser.add_argument("--trainers", nargs="*", help="only these")
+    parser.add_argument("--accuracy", action="store_true", help="compare how right they are, not how fast")
+    parser.add_argument("--labels", type=int, default=40)
+    parser.add_argument("--seen", type=int, default=200_000, help="images through the network in one run")
+    parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    if asked.accuracy:
+        compare(asked)
+        return
     images = pictures(asked.images)
     given, policy = examples(images), Policy.for_images(images[:500])
     bits = precision(CPU, "auto") or torch.float32
