@@ -17,7 +17,7 @@ def _setting(default: Any, title: str, help: str, **limits: Any) -> Any:
 @dataclass(frozen=True)
 class ProjectSettings:
     """Rates are 0..1. ``minimum`` and ``maximum`` are inclusive, ``automatic`` is taken although it is outside them;
-    ``catalogue`` names a kind in algorithms.py.
+    ``catalogue`` names a kind in algorithms.
 
     ``parameters`` holds what differs from the catalogue's defaults alone, so that a better default reaches everybody
     who has not chosen. Its keys are flat, "encoder.pretrained.model": the form's names, the API's and those in errors.
