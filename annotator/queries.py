@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.db.models import Count, QuerySet
+from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
 from annotator import algorithms, jobs, task_types
@@ -127,6 +127,20 @@ def current_embedding(project: Project) -> Job | None:
     return made.filter(state=Job.State.DONE).order_by("-finished_at", "-id").first()
 
 
+def network_in_use(project: Project) -> ModelVersion | None:
+    """The version whose network encodes the project now, as it was when it took over; None without one. Two queries.
+
+    A training stores its version before it is done, and only then does its network encode anything.
+    """
+    embedding = current_embedding(project)
+    if embedding is None or embedding.result["encoder"] != "trained":
+        return None
+    trainers = [trainer.name for trainer in algorithms.catalogue("trainer")]
+    versions = ModelVersion.objects.filter(project=project, encoder="trained", algorithm__in=trainers)
+    over = versions.filter(Q(job=None) | Q(job__state=Job.State.DONE))
+    return over.order_by("-number").first()
+
+
 def augmentation_switches(project: Project) -> dict[str, bool]:
     """What the owner allows to be done to the images while a network trains, by the name of the setting. No query."""
     return {name: value for name, value in project.settings.to_json().items() if name.startswith("augment_")}
@@ -171,8 +185,40 @@ def newest_preview(project: Project) -> Job | None:
     return Job.objects.filter(project=project, result__has_key="preview").order_by("-id").first()
 
 
+# Answers to images of two classes below which encoders cannot be told apart; as in ml_worker/encoder_report.py.
+ANSWERS_TO_COMPARE = 10
+
+
+def missing_for_comparison(project: Project) -> str:
+    """What comparing encoders would be refused for now, as a sentence; empty if nothing. Three queries."""
+    if current_embedding(project) is None:
+        return "the images are not embedded yet; compare encoders once they are"
+    counts = [count for label_class, count in class_balance(project) if count and not label_class.is_archived]
+    if sum(counts) < ANSWERS_TO_COMPARE or len(counts) < 2:
+        classes = f"{len(counts)} class{'' if len(counts) == 1 else 'es'}"
+        return (
+            f"it takes {ANSWERS_TO_COMPARE} labelled images of at least two classes; there are {sum(counts):,} of"
+            f" {classes}"
+        )
+    return ""
+
+
+def newest_comparison(project: Project) -> tuple[Job | None, Job | None]:
+    """The comparison of encoders that runs, waits or ended last, and the last one with a report. Two queries."""
+    comparisons = Job.objects.filter(project=project, kind=Job.Kind.COMPARE).order_by("-id")
+    return comparisons.first(), comparisons.filter(state=Job.State.DONE, result__has_key="encoders").first()
+
+
+def proposed_by_names(project: Project) -> bool:
+    """Whether proposals wait that nobody's answers but the names of the classes led to. One query."""
+    pending = Proposal.objects.filter(project=project, state=Proposal.State.PENDING)
+    return pending.filter(model_version__algorithm=ModelVersion.ZERO_SHOT).exists()
+
+
 def learner_kind(model: ModelVersion) -> str:
-    """Whether a model's ``algorithm`` is a "head" or a "trainer" of the catalogue. No query."""
+    """Whether a model's ``algorithm`` is a "head" or a "trainer" of the catalogue, or "zero_shot". No query."""
+    if model.is_zero_shot:
+        return ModelVersion.ZERO_SHOT
     return "trainer" if model.algorithm in {each.name for each in algorithms.catalogue("trainer")} else "head"
 
 

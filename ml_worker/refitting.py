@@ -8,13 +8,15 @@ import numpy as np
 
 from annotator import jobs, queries
 from annotator.actions import proposing, queueing
-from annotator.models import Job, ModelVersion, Project, QueueEntry
-from ml_worker import fast_loop, previews, snapshot
+from annotator.models import Job, LabelClass, ModelVersion, Project, QueueEntry
+from ml_worker import fast_loop, previews, snapshot, zero_shot
+from ml_worker.encoders import Mismatch
 from ml_worker.evaluate import accuracy_report, wilson
 from ml_worker.fast_loop import Entry, Learned, LoopSettings, NotEnoughLabels
 from ml_worker.gate import lower_bound
 from ml_worker.pool import Rows
 from ml_worker.snapshot import Snapshot
+from ml_worker.vision_models import ModelUnavailable
 
 SHORT_LIST = 4
 KEEP_MODELS = 2
@@ -42,6 +44,8 @@ def run(run: jobs.Run) -> None:
     seconds = {"snapshot": time.perf_counter() - started}
     model, learned = _learn(run, taken, embedding, seconds)
     put_up(project, taken, learned, model, seconds)
+    if learned is None:
+        _put_up_by_names(run, taken, embedding, seconds)
     previews.write(run, taken, embedding)
     run.log(", ".join(f"{step} {spent:.2f} s" for step, spent in seconds.items()))
 
@@ -57,9 +61,48 @@ def put_up(
     _rank(project, taken, learned, model, seconds)
     if model is not None and learned is not None:
         _propose(project, taken, learned, model, seconds)
-        model.metrics["seconds"] = {step: round(spent, 4) for step, spent in seconds.items()}
-        model.save(update_fields=["metrics"])
-        _prune(project)
+
+
+def _put_up_by_names(run: jobs.Run, taken: Snapshot, embedding: Job, seconds: dict[str, float]) -> None:
+    """Proposals from the names of the classes, where a model that reads made the embedding; the queue stays as it is.
+
+    Once a head can be learnt, its models follow.
+    """
+    started = time.perf_counter()
+    learned = _read(run, taken, embedding)
+    if learned is None:
+        return
+    seconds["read"] = time.perf_counter() - started
+    model = store_model(
+        run,
+        taken,
+        learned,
+        embedding=embedding.result["folder"],
+        encoder=embedding.result["encoder"],
+        algorithm=ModelVersion.ZERO_SHOT,
+    )
+    _propose(run.job.project, taken, learned, model, seconds)
+    run.log(f"compared the images with the names of {len(taken.class_ids):,} classes")
+
+
+def _read(run: jobs.Run, taken: Snapshot, embedding: Job) -> Learned | None:
+    """What the names say of every row, with the prior of the open ones; None where no model reads them."""
+    if embedding.result["encoder"] != "pretrained" or len(taken.class_ids) < 2 or not len(taken.open_rows):
+        return None
+    names = dict(LabelClass.objects.filter(pk__in=taken.class_ids).values_list("pk", "name"))
+    run.report(0.6, "comparing the images with the names of the classes", force=True)
+    try:
+        directions, temperature = zero_shot.read_for(
+            snapshot.embedding_folder(embedding.result["folder"]) / "encoder",
+            tuple(names[class_id] for class_id in taken.class_ids),
+        )
+    except (ModelUnavailable, Mismatch) as error:
+        run.log(f"no proposals from the names of the classes: {error}")
+        return None
+    probs = zero_shot.class_probs(taken.embedded.pool.embeddings, directions, temperature)
+    probs = zero_shot.with_prior(probs, zero_shot.estimated_prior(probs[taken.open_rows]))
+    audit = accuracy_report(probs[taken.audit.rows], taken.audit.targets) if len(taken.audit.rows) else None
+    return Learned(probs, np.log(np.maximum(probs, 1e-30)), None, audit, {})
 
 
 def _learn(
@@ -95,10 +138,10 @@ def store_model(
         algorithm=algorithm,
         class_ids=taken.class_ids,
         label_watermark=taken.watermark,
-        label_count=len(taken.train.rows),
+        label_count=0 if algorithm == ModelVersion.ZERO_SHOT else len(taken.train.rows),
         answer_count=taken.answer_count,
         temperature=learned.temperature,
-        metrics=_metrics(project, taken, learned, embedding),
+        metrics=_metrics(project, taken, learned, embedding, algorithm),
         artifact_folder=folder,
     )
     path = snapshot.embedding_folder(folder)
@@ -107,32 +150,32 @@ def store_model(
     return model
 
 
-def _metrics(project: Project, taken: Snapshot, learned: Learned, embedding: str) -> dict[str, Any]:
+def _metrics(project: Project, taken: Snapshot, learned: Learned, embedding: str, algorithm: str) -> dict[str, Any]:
     """Accuracy on the audit sample (and on held-out test labels where there are any), never on chosen items."""
     test = accuracy_report(learned.probs[taken.test.rows], taken.test.targets) if len(taken.test.rows) else None
     return {
         "embedding": embedding,
         "audit": learned.audit,
         "test": test,
-        "proposals": _proposal_precision(project, taken, learned),
+        "proposals": _proposal_precision(project, taken, learned, algorithm),
     }
 
 
-def _proposal_precision(project: Project, taken: Snapshot, learned: Learned) -> dict[str, Any]:
-    """Of the audit items this model would have proposed, how many it names rightly.
+def _proposal_precision(project: Project, taken: Snapshot, learned: Learned, algorithm: str) -> dict[str, Any]:
+    """Of the audit items this model would have proposed, how many it names rightly; none while it proposes nothing.
 
     ``low`` is the one-sided 95 % Clopper-Pearson bound: "at least this much is right"; None without any.
     """
     above = project.settings.propose_above
     if learned.temperature is None:
-        put_up = learned.probs[taken.open_rows][_proposed(project, taken, learned)].max(axis=1, initial=0.0)
-        above = float(put_up.min(initial=1.0))
+        put_up = learned.probs[taken.open_rows][_proposed(project, taken, learned, algorithm)].max(axis=1, initial=0.0)
+        above = float(put_up.min(initial=np.inf))
     probs = learned.probs[taken.audit.rows]
     proposed = probs.max(axis=1, initial=0.0) >= above
     right = int((probs.argmax(axis=1) == taken.audit.targets)[proposed].sum()) if len(probs) else 0
     checked = int(proposed.sum())
     return {
-        "above": above,
+        "above": min(above, 1.0),
         "right": right,
         "checked": checked,
         "low": lower_bound(right, checked, 0.05) if checked else None,
@@ -183,28 +226,50 @@ def _ranked(entry: Entry, taken: Snapshot) -> queueing.Ranked:
 def _propose(
     project: Project, taken: Snapshot, learned: Learned, model: ModelVersion, seconds: dict[str, float]
 ) -> None:
-    """Put up the most confident predictions on open pool items; audit items are never proposed."""
+    """Put up the most confident predictions on open pool items; audit items are never proposed.
+
+    What the class names proposed stands until a head knows enough to propose something itself.
+    """
     started = time.perf_counter()
     probs = learned.probs[taken.open_rows]
-    best = _proposed(project, taken, learned)
-    predictions = [_predicted(taken, probs[index], int(taken.open_rows[index])) for index in best]
-    proposing.store_proposals(project=project, model_version=model, predictions=predictions)
+    best = _proposed(project, taken, learned, model.algorithm)
+    if not (_is_too_early(taken, learned) and _names_still_propose(project, model)):
+        predictions = [_predicted(taken, probs[index], int(taken.open_rows[index])) for index in best]
+        proposing.store_proposals(project=project, model_version=model, predictions=predictions)
     seconds["propose"] = time.perf_counter() - started
+    model.metrics["seconds"] = {step: round(spent, 4) for step, spent in seconds.items()}
+    model.save(update_fields=["metrics"])
+    _prune(project)
 
 
-def _proposed(project: Project, taken: Snapshot, learned: Learned) -> Rows:
+def _is_too_early(taken: Snapshot, learned: Learned) -> bool:
+    """Whether a head has seen no more than a first handful of answers."""
+    return learned.temperature is None and len(taken.train.rows) < fast_loop.cold_start_answers(len(taken.class_ids))
+
+
+def _names_still_propose(project: Project, model: ModelVersion) -> bool:
+    if model.is_zero_shot or project.settings.propose_above >= 1.0:
+        return False
+    return queries.proposed_by_names(project)
+
+
+def _proposed(project: Project, taken: Snapshot, learned: Learned, algorithm: str) -> Rows:
     """Which of the open rows to put up, as places in ``taken.open_rows``, the surest first.
 
     A calibrated confidence is held against the owner's threshold. Before that it only gives an order: a screenful, the
-    surest of each class in turn, once there is more than a first handful of answers.
+    surest of each class in turn, once there is more than a first handful of answers. Class names know how common each
+    class is, so theirs go by that.
     """
     chosen = project.settings
     probs = learned.probs[taken.open_rows]
+    if algorithm == ModelVersion.ZERO_SHOT:
+        most = min(UNCALIBRATED_AT_MOST, chosen.proposals_at_most)
+        return zero_shot.first_proposals(probs, most if chosen.propose_above < 1.0 else 0)
     confidence = probs.max(axis=1, initial=0.0)
     surest = np.argsort(-confidence, kind="stable")
     if learned.temperature is not None:
         return surest[confidence[surest] >= chosen.propose_above][: chosen.proposals_at_most]
-    if len(taken.train.rows) < fast_loop.cold_start_answers(len(taken.class_ids)) or chosen.propose_above >= 1.0:
+    if _is_too_early(taken, learned) or chosen.propose_above >= 1.0:
         return surest[:0]
     guesses = probs[surest].argmax(axis=1)
     turn = np.zeros(len(surest), np.int64)  # how many of its class come before it

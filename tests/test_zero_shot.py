@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
+from ml_worker import zero_shot
 from ml_worker.vision_models import ModelUnavailable
-from ml_worker.zero_shot import class_probs, estimated_prior, first_proposals, quotas, text_features, with_prior
+from ml_worker.zero_shot import class_probs, estimated_prior, first_proposals, quotas, read_names, with_prior
 from tests.tiny_models import save_tiny
 
 SHARES = np.array([0.6, 0.25, 0.1, 0.05, 0.0])  # a long tail, and a class that is not there
@@ -75,11 +77,27 @@ def test_quotas_follow_the_shares_and_an_absent_class_gets_none() -> None:
 
 def test_the_first_proposals_are_the_surest_of_each_class_and_mostly_right() -> None:
     probs, targets = doubtful()
-    rows, proposed = first_proposals(probs, 40)
+    probs = with_prior(probs, estimated_prior(probs))
+    rows = first_proposals(probs, 40)
+    proposed = probs[rows].argmax(axis=1)
     assert len(rows) == len(set(rows.tolist())) == 40
-    assert set(proposed.tolist()) == {0, 1, 2, 3}
-    assert np.bincount(proposed, minlength=5)[[0, 3]].tolist() == [24, 2]
+    assert np.bincount(proposed, minlength=5).tolist() == [24, 10, 4, 2, 0]
     assert (targets[rows] == proposed).mean() > 0.9
+    assert (np.diff(probs[rows].max(axis=1)) <= 0).all(), "the surest first"
+    assert len(first_proposals(probs, 0)) == len(first_proposals(probs[:0], 40)) == 0
+
+
+def test_a_share_that_is_gone_leaves_probabilities_that_sum_to_1() -> None:
+    # Nothing but the class without a share fits the second item.
+    found = with_prior(np.array([[0.5, 0.5], [0.0, 1.0]], np.float32), np.array([1.0, 0.0], np.float32))
+    np.testing.assert_allclose(found, [[1, 0], [0, 1]], atol=1e-6)
+
+
+def test_probabilities_of_a_large_pool_come_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    points, directions, _ = pool(100)
+    whole = with_prior(class_probs(points, directions), SHARES)
+    monkeypatch.setattr(zero_shot, "_BLOCK", 7)
+    np.testing.assert_allclose(with_prior(class_probs(points, directions), SHARES), whole, rtol=1e-5)
 
 
 def test_an_empty_pool_has_no_prior() -> None:
@@ -91,15 +109,18 @@ def test_an_empty_pool_has_no_prior() -> None:
 def test_class_names_become_directions_of_length_one(kind: str, tmp_path: Path) -> None:
     folder = save_tiny(kind, tmp_path)
     names = ["cat", "dog", "ship"]
-    directions = text_features(folder, names)
+    directions, temperature = read_names(folder, names)
     assert directions.dtype == np.float32
     assert directions.shape == (3, 12 if kind == "clip" else 16)
     np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1, atol=1e-5)
     # Each name for itself, in the order asked; templates matter.
-    np.testing.assert_allclose(text_features(folder, names[::-1])[::-1], directions, atol=1e-5)
-    assert not np.allclose(text_features(folder, names, ["{}"]), directions, atol=1e-3)
+    np.testing.assert_allclose(read_names(folder, names[::-1])[0][::-1], directions, atol=1e-5)
+    assert not np.allclose(read_names(folder, names, ["{}"])[0], directions, atol=1e-3)
+    # What the model was trained to: one over e to the power of its logit scale.
+    scale = load_file(folder / "model.safetensors")["logit_scale"].item()
+    assert temperature == pytest.approx(np.exp(-scale))
 
 
 def test_a_model_that_does_not_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="does not read"):
-        text_features(save_tiny("vit", tmp_path), ["cat"])
+        read_names(save_tiny("vit", tmp_path), ["cat"])

@@ -22,6 +22,8 @@ TEMPLATE = "dashboard.html"
 PARTS = ("jobs", "figures")
 # A screenful of proposals is worth a reviewer's turn; fewer can wait while people go on labelling.
 REVIEW_ENOUGH = 24
+# Who a model is that nobody taught.
+NAMES_ALONE = "The class names alone, read by the encoder"
 
 
 @require_safe
@@ -108,6 +110,7 @@ def _figures(membership: Membership) -> dict[str, Any]:
         "test_curve": [_estimate(at, at.test) for at in curve if at.test.n],
         "precision": queries.proposal_precision(project),
         "groups": groups,
+        "proposed_by_names": bool(groups) and queries.proposed_by_names(project),
         "people": people(project),
         "per_refit": project.settings.answers_per_refit,
     }
@@ -162,12 +165,13 @@ def next_step(project: Project, role: str, standing: Standing) -> NextStep:
         return step("Import images", "The project has no images yet.", "Import images", "import", OWN)
     if not standing.classes:
         return step("Add classes", "Say what an image can be.", "Add classes", "project-settings", OWN)
-    if not standing.answered:
+    worth_it = standing.pending >= REVIEW_ENOUGH or (standing.pending and not standing.open)
+    is_reviewed_next = worth_it and (allows(role, REVIEW) or not standing.open)
+    if not standing.answered and not is_reviewed_next:
         per_refit = project.settings.answers_per_refit
         why = f"{standing.items:,} images wait. The model learns after every {per_refit} answers."
         return step("Label the first image", why, "Start labelling", "label", LABEL)
-    worth_it = standing.pending >= REVIEW_ENOUGH or (standing.pending and not standing.open)
-    if worth_it and (allows(role, REVIEW) or not standing.open):
+    if is_reviewed_next:
         why = f"The model proposes labels for {standing.pending:,} images. Checking a grid is faster than labelling."
         return step("Review proposals", why, "Review proposals", "review", REVIEW)
     if standing.open:
@@ -250,7 +254,7 @@ def model_facts(model: ModelVersion) -> dict[str, Any]:
     """What a reader wants to know of a model, with the titles of its parts."""
     seconds = model.metrics.get("seconds") or {}
     return {
-        "head": title_of(queries.learner_kind(model), model.algorithm),
+        "head": NAMES_ALONE if model.is_zero_shot else title_of(queries.learner_kind(model), model.algorithm),
         "encoder": "The trained network" if model.encoder == "trained" else title_of("encoder", model.encoder),
         "classes": len(model.class_ids),
         "seconds": sum(each for each in seconds.values() if isinstance(each, int | float)),

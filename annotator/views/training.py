@@ -116,6 +116,7 @@ def _learnt(membership: Membership) -> dict[str, Any]:
     return {
         "rows": rows,
         "has_test": any(row["test"].n for row in rows),  # type: ignore[attr-defined]
+        "proposed_by_names": queries.proposed_by_names(project),
         "model_count": ModelVersion.objects.filter(project=project).count(),
         "embedding": queries.current_embedding(project),
         "item_count": project.items.count(),

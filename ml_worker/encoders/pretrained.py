@@ -56,12 +56,17 @@ class Encoder:
         return self._open()[1].resize_px
 
     @property
+    def folder(self) -> Path:
+        """Where the model's files are."""
+        self._open()
+        assert self._folder is not None
+        return self._folder
+
+    @property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits for these weights and this transform."""
         if not self._fingerprint:
-            _, transform = self._open()
-            assert self._folder is not None
-            self._fingerprint = _digest(self._folder, transform)
+            self._fingerprint = _digest(self.folder, self._open()[1])
         return self._fingerprint
 
     def fit(self, images: Images) -> None:

@@ -330,7 +330,8 @@ async function poll() {
 
 function tellWhatChanged(before, after, phase) {
   if (after.model === before.model || after.model === "0") return;
-  const lines = [`Model ${after.model} learnt from ${after.labels} answers`];
+  const learnt = after.labels === "0" ? "compares images with the class names" : `learnt from ${after.labels} answers`;
+  const lines = [`Model ${after.model} ${learnt}`];
   if (after.estimate && before.estimate && after.estimate !== before.estimate) {
     lines.push(`${before.estimate} → ${after.estimate} right on random checks, 95 % sure: ${after.interval}`);
   } else if (after.estimate) {
