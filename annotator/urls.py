@@ -54,6 +54,8 @@ urlpatterns = [
     # Export
     path(f"{project}export/", exporting.show, name="export"),
     path(f"{project}export/download/", exporting.download, name="export-download"),
+    path(f"{project}export/model/", exporting.package_model, name="export-model"),
+    path(f"{project}export/model/<int:job_id>/", exporting.download_model, name="export-model-download"),
     # Machines
     path("api/", include("annotator.api.urls")),
     path("health/", status.health, name="health"),

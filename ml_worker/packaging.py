@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ml_worker import nets
 
-FILES = ("model.safetensors", "model.onnx", "model.json", "predict.py")
+FILES = ("model.safetensors", "model.onnx", "model.json", "predict.py", "README.md")
 
 # Images are read as `images.decode` reads them: turned as EXIF says, what is transparent on white, squashed.
 PREDICT = '''\
@@ -32,6 +32,14 @@ for name in sys.argv[1:]:
     probs = model.run(None, {"images": numpy.asarray(small, "float32").transpose(2, 0, 1)[None] / 255})[0][0]
     print(name, about["classes"][probs.argmax()], f"{probs.max():.4f}", sep="\\t")
 '''
+
+_CONTENTS = """\
+| file | holds |
+|---|---|
+| `model.onnx` | the network as a graph, from images to probabilities |
+| `model.safetensors` | its weights, for further training |
+| `model.json` | classes in the order of the outputs, image size, temperature, what was measured |
+| `predict.py` | ten lines that read an image and print its class |"""
 
 PREPARE = (
     "Turn the image as its EXIF data says and put what is transparent on white.",
@@ -88,7 +96,66 @@ def write(model: Model, folder: Path, facts: Mapping[str, Any]) -> dict[str, Any
     }
     (folder / "model.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
     (folder / "predict.py").write_text(PREDICT, "utf-8")
+    (folder / "README.md").write_text(card(about), "utf-8")
     return about
+
+
+def card(about: Mapping[str, Any]) -> str:
+    """What model.json says, for people: what the model is for, how good it is, how to run it, where it comes from."""
+    origin = [f"A network of the kind `{about['network']}`."]
+    if "model_version" in about:
+        origin = [
+            f"Model {about['model_version']} of the project, `{about['learnt_by']}` on `{about['encoder']}`, learnt"
+            f" from {about['labels']:,} labels."
+        ]
+    if taught := about.get("distilled"):
+        origin.append(
+            f"In this package is not that model but a small network (`{about['network']}`) that learnt from it what to"
+            " say of the pool, without its labels."
+        )
+        if taught["agreement"] is not None:
+            origin.append(
+                f"The two agree on {taught['agreement']:.1%} of {taught['held_out']:,} images that the small one had"
+                " not seen."
+            )
+        if taught["teacher_audit"]:
+            origin.append(f"The larger one: {_measured(taught['teacher_audit'])}.")
+    if about.get("winnow"):
+        origin.append(f"Made by Winnow {about['winnow']}.")
+    lines = [
+        f"# {about.get('project', 'Model')}",
+        "Names which of these classes an image belongs to:",
+        "\n".join(f"- {name}" for name in about["classes"]),
+        "It knows no other: an image of something else is called one of these as well.",
+        "## How good it is",
+        _accuracy_in_words(about),
+        "## Use",
+        "    pip install onnxruntime pillow numpy\n    python predict.py IMAGE ...",
+        "prints the file, the class and its probability. What is where:",
+        _CONTENTS,
+        "To run `model.onnx` from another language, prepare the images thus:",
+        "\n".join(f"{number}. {step}" for number, step in enumerate(about["prepare"], 1)),
+        f"Squares are {about['image_px']} pixels a side.",
+        "## Where it comes from",
+        "\n".join(origin),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def _accuracy_in_words(about: Mapping[str, Any]) -> str:
+    audit = about.get("audit")
+    said = f"{_measured(audit).capitalize()}." if audit else "Not measured: no random check was answered."
+    if about["temperature"] is None:
+        return f"{said} Its probabilities are not calibrated: they give an order, not how often it is right."
+    return f"{said} Its probabilities were calibrated on the same images."
+
+
+def _measured(audit: Mapping[str, Any]) -> str:
+    return (
+        f"right on {audit['correct']:,} of {audit['n']:,} images drawn at random, from which it never learnt:"
+        f" {audit['accuracy']:.1%}, and between {audit['low']:.1%} and {audit['high']:.1%} of all such images"
+        f" ({audit['level']:.0%} interval)"
+    )
 
 
 def read(folder: Path) -> Model:

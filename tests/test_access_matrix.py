@@ -55,6 +55,8 @@ PAGES: dict[str, dict[str, str]] = {
     "review-undo": {"POST": REVIEW},
     "export": {"GET": VIEW},
     "export-download": {"GET": VIEW},
+    "export-model": {"POST": REVIEW},
+    "export-model-download": {"GET": VIEW},
     "health": {"GET": ANYBODY},
     "metrics": {"GET": OPERATOR},
 }
@@ -91,12 +93,14 @@ API: dict[str, dict[str, str]] = {
     "api-proposals-decide": {"POST": REVIEW},
     "api-proposals-undo": {"POST": REVIEW},
     "api-export": {"GET": VIEW},
+    "api-export-model": {"POST": REVIEW},
+    "api-export-model-download": {"GET": VIEW},
 }
 MATRIX = PAGES | API
 # Addresses with something inside a project.
 WITH_THINGS = (
     "item-image", "item-thumbnail", "job", "job-cancel", "api-item", "api-item-image", "api-item-thumbnail", "api-job",
-    "api-job-cancel", "api-class", "api-class-archive",
+    "api-job-cancel", "api-class", "api-class-archive", "export-model-download", "api-export-model-download",
 )  # fmt: skip
 # A POST without a body may be incomplete (422) or come at the wrong time (409): the door was open all the same.
 LET_IN = {200, 201, 202, 204, 303, 409, 422}

@@ -79,7 +79,8 @@ def promote(project: Project) -> nets.Network:
     torch.manual_seed(0)
     px = embedding.result["image_px"]
     net = nets.build("quick", len(newest.class_ids), px, mean=torch.zeros(3), std=torch.ones(3)).eval()
-    nets.save_network(net, snapshot.embedding_folder(embedding.result["folder"]) / "network", "quick", 10, px)
+    folder = snapshot.embedding_folder(embedding.result["folder"]) / "network"
+    nets.save_network(net, folder, "quick", len(newest.class_ids), px)
     embedding.result = {**embedding.result, "encoder": "trained"}
     embedding.save()
     ModelVersion.objects.filter(pk=newest.pk).update(number=newest.number + 1, encoder="trained")
@@ -103,7 +104,7 @@ def promote(project: Project) -> nets.Network:
 def test_what_cannot_be_exported_is_refused_and_nothing_is_written(project: Project, tmp_path: Path) -> None:
     out = tmp_path / "model.zip"
     for options, why in (
-        ([], "--distil teaches a network"),
+        ([], "there is no model yet"),
         (["--distil"], "there is no model yet"),
         (["--distil", "--minutes", "0"], "--minutes is 0"),
     ):

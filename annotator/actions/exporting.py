@@ -107,7 +107,12 @@ def included(counts: Counter[str], include: Iterable[str]) -> int:
 
 def file_name(project: Project, format_name: str) -> str:
     """A name for the download."""
-    return class_folders.safe_name(project.name).replace(" ", "-").lower() + FORMATS[format_name].suffix
+    return safe_stem(project) + FORMATS[format_name].suffix
+
+
+def safe_stem(project: Project) -> str:
+    """The project's name as the beginning of a file's, on any operating system."""
+    return class_folders.safe_name(project.name).replace(" ", "-").lower()
 
 
 _ROW_WRITERS: dict[str, Callable[[Iterable[Row]], Iterator[bytes]]] = {

@@ -394,6 +394,13 @@ class ExportQuery(serializers.Serializer[Any]):
     )
 
 
+class PackageRequest(serializers.Serializer[Any]):
+    distil = serializers.BooleanField(
+        default=False, help_text="a small network that learns what the newest model says, not the trained one as it is"
+    )
+    minutes = serializers.FloatField(required=False, help_text="how long the small one learns; 5 without it")
+
+
 # --- tokens -------------------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,8 @@ urlpatterns = [
     path(f"{project}proposals/undo/", reviewing.ProposalsUndo.as_view(), name="api-proposals-undo"),
     # Export
     path(f"{project}export/", exporting.Export.as_view(), name="api-export"),
+    path(f"{project}export/model/", exporting.ModelPackage.as_view(), name="api-export-model"),
+    path(f"{project}export/model/<int:job_id>/", exporting.ModelFile.as_view(), name="api-export-model-download"),
     # Last: whatever is none of the above
     path("<path:address>", elsewhere.Elsewhere.as_view(), name="api-elsewhere"),
 ]

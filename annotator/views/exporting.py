@@ -1,19 +1,27 @@
-"""The export page, and the download itself: written while it is sent."""
+"""The export page: labels, written while they are sent, and the model, packaged by a worker first."""
 
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
-from django.shortcuts import render
+from django.contrib import messages
+from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils.http import content_disposition_header
-from django.views.decorators.http import require_GET, require_safe
+from django.views.decorators.http import require_GET, require_POST, require_safe
 
-from annotator.access import VIEW, get_membership, get_project
-from annotator.actions import exporting
-from annotator.errors import InvalidExport
-from annotator.models import Membership
+from annotator import queries
+from annotator.access import REVIEW, VIEW, allows, get_job, get_membership, get_project
+from annotator.actions import exporting, packaging
+from annotator.errors import Conflict, InvalidExport
+from annotator.models import Membership, ModelVersion
 from annotator.views import PageRequest, page
+from annotator.views.dashboard import model_facts
 
 TEMPLATE = "exporting.html"
+# The parts htmx may ask for, by the id of the element they fill.
+PARTS = ("total", "model")
+# What can be packaged, as the form sends it.
+AS_IT_IS, DISTILLED = "as-it-is", "distilled"
 TITLES = {
     "human": ("Answers of people", "given while labelling, or by correcting a proposal"),
     "accepted": ("Accepted proposals", "a person looked and agreed"),
@@ -28,13 +36,25 @@ TITLES = {
 @page
 def show(request: PageRequest, project_id: int) -> HttpResponse:
     membership = get_membership(request.user, project_id, VIEW)
-    is_part = bool(request.htmx) and request.htmx.target == "total"
+    part = request.htmx.target if request.htmx and request.htmx.target in PARTS else None
+    if part == "model":
+        return _model_part(request, membership)
+    template = f"{TEMPLATE}#{part}" if part else TEMPLATE
     try:
-        context = _context(request, membership)
+        context, status = _context(request, membership), 200
     except InvalidExport as error:
-        context = _context(HttpRequest(), membership) | {"error": error, "total": 0}
-        return render(request, f"{TEMPLATE}#total" if is_part else TEMPLATE, context, status=error.status)
-    return render(request, f"{TEMPLATE}#total" if is_part else TEMPLATE, context)
+        context, status = _context(HttpRequest(), membership) | {"error": error, "total": 0}, error.status
+    return render(request, template, context if part else context | _model(membership), status=status)
+
+
+def _model_part(request: PageRequest, membership: Membership) -> HttpResponse:
+    """The package that is being made, drawn anew; 286 once it is over."""
+    context = _model(membership)
+    response = render(request, f"{TEMPLATE}#model", context)
+    response["Cache-Control"] = "no-store"
+    if not context["is_packaging"]:
+        response.status_code = 286
+    return response
 
 
 def _context(request: HttpRequest, membership: Membership) -> dict[str, Any]:
@@ -77,3 +97,100 @@ def download(request: PageRequest, project_id: int) -> HttpResponseBase:
     response["Content-Disposition"] = content_disposition_header(True, name) or "attachment"
     response["Cache-Control"] = "no-store"
     return response
+
+
+@require_POST
+@page
+def package_model(request: PageRequest, project_id: int) -> HttpResponse:
+    """Have the model packaged; the page then says how far that is."""
+    membership = get_membership(request.user, project_id, REVIEW)
+    chosen, minutes = request.POST.get("model", AS_IT_IS), request.POST.get("minutes", "").strip()
+    distil = chosen == DISTILLED
+    try:
+        job = packaging.request_package(
+            project=membership.project,
+            actor=request.user,
+            distil=distil,
+            minutes=_number(minutes) if distil and minutes else None,
+        )
+    except (InvalidExport, Conflict) as error:
+        context = _context(HttpRequest(), membership) | _model(membership)
+        context |= {"refused": error.message, "chosen_kind": chosen, "minutes": minutes}
+        return render(request, TEMPLATE, context, status=error.status)
+    messages.success(request, f"The model is being packaged, as job {job.pk}")
+    response = redirect(reverse("export", args=[project_id]))
+    response.status_code = 303
+    return response
+
+
+def _number(minutes: str) -> float:
+    try:
+        return float(minutes)
+    except ValueError:
+        raise InvalidExport(f"{minutes[:20]!r} is not a number of minutes") from None
+
+
+@require_safe
+@page
+def download_model(request: PageRequest, project_id: int, job_id: int) -> HttpResponseBase:
+    job = get_job(request.user, project_id, job_id, VIEW)
+    zipped = packaging.open_package(job)
+    return FileResponse(
+        zipped,
+        as_attachment=True,
+        filename=packaging.file_name(job),
+        content_type="application/zip",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+def _model(membership: Membership) -> dict[str, Any]:
+    """Which model there is and how good, what of it can be packaged, how far that is, and what can be fetched."""
+    project, newest = membership.project, packaging.newest_request(membership.project)
+    model, network = queries.current_model(project), queries.network_in_use(project)
+    is_packaging = newest is not None and not newest.is_over
+    kinds = [
+        _kind(AS_IT_IS, "The trained network, as it is", network, packaging.lack_for_package(project, distil=False)),
+        _kind(DISTILLED, "A small network, distilled", model, packaging.lack_for_package(project, distil=True)),
+    ]
+    possible = [kind["name"] for kind in kinds if not kind["lack"]]
+    return {
+        "project": project,
+        "membership": membership,
+        "model": _described(model) if model else None,
+        "kinds": kinds,
+        "chosen_kind": possible[0] if possible else "",
+        "may_package": allows(membership.role, REVIEW),
+        "is_packaging": is_packaging,
+        "packaging": newest,
+        "packages": [_offered(package, model) for package in packaging.packages(project)],
+        "minutes": f"{packaging.MINUTES:g}",
+        "minutes_at_most": packaging.MINUTES_AT_MOST,
+        "worker_alive": queries.worker_state()["alive"] if is_packaging else 0,
+    }
+
+
+def _kind(name: str, title: str, version: ModelVersion | None, lack: str) -> dict[str, Any]:
+    return {"name": name, "title": title, "version": _described(version) if version else None, "lack": lack}
+
+
+def _described(version: ModelVersion) -> dict[str, Any]:
+    return {
+        "number": version.number,
+        "labels": version.label_count,
+        "facts": model_facts(version),
+        "audit": queries.measured(version, "audit"),
+        "enough": queries.CHECKS_AT_LEAST,
+    }
+
+
+def _offered(package: packaging.Package, newest: ModelVersion | None) -> dict[str, Any]:
+    """A line of what can be fetched. newer: the number of the model there is now, if it is another."""
+    result = package.job.result
+    audit = result.get("audit")
+    return {
+        "job": package.job,
+        "file_name": package.file_name,
+        "audit": audit if audit and audit["n"] >= queries.CHECKS_AT_LEAST else None,
+        "newer": newest.number if newest and newest.number > result["model"] else None,
+    }

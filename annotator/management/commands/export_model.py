@@ -1,9 +1,7 @@
 """`manage.py export_model PROJECT OUT.zip`: the project's model, to be run anywhere."""
 
-import io
 import json
 import tempfile
-import zipfile
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from annotator import jobs
+from annotator.actions.packaging import MINUTES, zip_folder
 from annotator.errors import WinnowError
 from annotator.management.commands.export_dataset import write_whole
 from annotator.management.commands.import_items import find_project
@@ -29,7 +28,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--distil", action="store_true", help="teach a small network what the newest model says of the pool"
         )
-        parser.add_argument("--minutes", type=float, default=5.0, help="how long it learns (default: %(default)g)")
+        parser.add_argument("--minutes", type=float, default=MINUTES, help="how long it learns (default: %(default)g)")
         parser.add_argument("--json", action="store_true", help="print what model.json says")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -41,8 +40,10 @@ class Command(BaseCommand):
         if out.is_dir() or not out.absolute().parent.is_dir():
             raise CommandError(f"wanted the name of a file in a folder there is; found {out}")
         with tempfile.TemporaryDirectory() as folder:
-            about = self._export(project, Path(folder), options["distil"], options["minutes"])
-            write_whole(out, iter([_zipped(Path(folder), out.stem)]))
+            made, packed = Path(folder, "model"), Path(folder, "model.zip")
+            about = self._export(project, made, options["distil"], options["minutes"])
+            zip_folder(made, packed, out.stem)
+            write_whole(out, iter([packed.read_bytes()]))
         self.stdout.write(json.dumps(about, ensure_ascii=False) if options["json"] else _sentence(about, out))
 
     def _export(self, project: Project, folder: Path, distil: bool, minutes: float) -> dict[str, Any]:
@@ -60,15 +61,6 @@ class Command(BaseCommand):
         except KeyboardInterrupt:
             raise CommandError("stopped; nothing was written") from None
         return about
-
-
-def _zipped(folder: Path, name: str) -> bytes:
-    """The files of a folder in a zip, in a folder of this name: unpacking litters nothing."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(folder.iterdir()):
-            archive.write(path, f"{name}/{path.name}")
-    return out.getvalue()
 
 
 def _sentence(about: dict[str, Any], out: Path) -> str:
