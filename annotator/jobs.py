@@ -190,7 +190,7 @@ def running(job: Job) -> Iterator[Run]:
 
 @contextlib.contextmanager
 def beating(beat: Callable[[], None], what: str) -> Iterator[None]:
-    """Calls `beat` from a thread of its own, because a long matrix product reports nothing; until it raises JobLost."""
+    """Calls `beat` from a thread of its own until it raises JobLost: a long matrix product reports nothing."""
     if settings.JOBS_INLINE:
         yield
         return

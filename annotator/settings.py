@@ -271,6 +271,8 @@ JOBS_INLINE = False  # True runs a job where it is enqueued: tests and `simulate
 JOB_HEARTBEAT_S = 3
 JOB_STALE_S = 20
 LEASE_S = 300
+# Images that a worker scores at a time; the smallest is what a network looks at at once.
+SHARD_IMAGES: int = environment.number("SHARD_IMAGES", 2048, 512, 1_000_000)
 
 CELERY_BROKER_URL: str = environment.url(
     "CELERY_BROKER_URL", ("redis", "rediss", "amqp", "amqps", "filesystem"), default="filesystem://"

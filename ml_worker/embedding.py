@@ -14,12 +14,11 @@ from django.core.files.storage import default_storage
 from annotator import jobs, queries
 from annotator.errors import InvalidImport, InvalidSettings
 from annotator.models import Item, Job, ModelVersion, Project, Split
-from ml_worker import encoders, neighbours, snapshot
+from ml_worker import encoders, neighbours, sharding, snapshot
 from ml_worker.encoding import encode
 from ml_worker.images import DecodedPool, Images, Selection, UnreadableImage, decode, training_px
 from ml_worker.nets import Network, load_network
 from ml_worker.pool import Floats, Pool, Rows
-from ml_worker.predict import predict
 from ml_worker.vision_models import ModelUnavailable
 
 # Images decoded between two writes: more where a pool is large, because each write repeats all ids, within 256 MB.
@@ -50,14 +49,14 @@ def run(run: jobs.Run) -> None:
     network = None if run.job.parameters.get("afresh") else _network(project)
     if network:
         image_px = encoder_px = network[1]
-        images, rows = _decode(run, project, [image_px], item_ids)[image_px]
-        embeddings, encoder_name = _by_network(run, network[0], images, rows), "trained"
+        decoded = _decode(run, project, [image_px], item_ids)[image_px]
+        embeddings, encoder_name = _by_network(run, network[0], decoded, item_ids), "trained"
         shutil.copytree(network[2], folder / "network")
     else:
         encoder, encoder_name = _encoder(run, project), project.settings.encoder
         image_px, encoder_px = _sizes(project, encoder, native_px)
-        images, rows = _decode(run, project, [image_px, encoder_px], item_ids)[encoder_px]
-        embeddings = _by_encoder(run, encoder, Selection(images, rows), indexed, item_ids, folder)
+        decoded = _decode(run, project, [image_px, encoder_px], item_ids)[encoder_px]
+        embeddings = _by_encoder(run, encoder, decoded, indexed, item_ids, folder)
     pool = _with_neighbours(run, embeddings, indexed)
     if not run.job.parameters.get("afresh") and _was_overtaken(run.job, network):
         run.log("a network took over meanwhile; the images are embedded with that one instead")
@@ -96,14 +95,14 @@ def _sizes(project: Project, encoder: Any, native_px: int) -> tuple[int, int]:
         raise InvalidSettings(str(error)) from error
 
 
-def _decode(run: jobs.Run, project: Project, sizes: list[int], item_ids: Rows) -> dict[int, tuple[Images, Rows]]:
-    """By size: all decoded images, memory-mapped, and where those of these items stand."""
+def _decode(run: jobs.Run, project: Project, sizes: list[int], item_ids: Rows) -> dict[int, DecodedPool]:
+    """By size: all decoded images, those of these items among them."""
     found = {}
     for place, image_px in enumerate(sorted(set(sizes))):
         folder = snapshot.embedding_folder(f"{project.pk}/decoded-{image_px}")
         decoded = DecodedPool(folder, image_px)
         _decode_missing(run, decoded, item_ids, from_=place / len(set(sizes)), share=1 / len(set(sizes)))
-        found[image_px] = decoded.images(), decoded.rows(item_ids)
+        found[image_px] = decoded
     return found
 
 
@@ -145,20 +144,21 @@ def _network(project: Project) -> tuple[Network, int, Path] | None:
     return net, image_px, folder
 
 
-def _by_network(run: jobs.Run, net: Network, images: Images, rows: Rows) -> Floats:
+def _by_network(run: jobs.Run, net: Network, decoded: DecodedPool, item_ids: Rows) -> Floats:
     def scored(done: int, total: int) -> None:
         run.report(DECODED + (EMBEDDED - DECODED) * done / total, f"embedded {done:,} of {total:,} images")
 
-    return predict(net, images, rows, device="cpu", batch=512, progress=scored).features
+    work, rows = _work_folder(run), decoded.rows(item_ids)
+    return sharding.network_scores(run, net, decoded, rows, device="cpu", work=work, progress=scored)[0]
 
 
 def _by_encoder(
-    run: jobs.Run, encoder: Any, images: Selection, indexed: np.ndarray, item_ids: Rows, folder: Path
+    run: jobs.Run, encoder: Any, decoded: DecodedPool, indexed: np.ndarray, item_ids: Rows, folder: Path
 ) -> Floats:
     """Embeddings, mapped from the folder of this job, and the encoder beside where they will be saved."""
     project = run.job.project
     run.report(DECODED, "learning the encoder", force=True)
-    work = snapshot.embedding_folder(f"{project.pk}/encoding-{run.job.pk}")
+    work, images = _work_folder(run), Selection(decoded.images(), decoded.rows(item_ids))
     try:
         embeddings = encode(
             encoder,
@@ -173,11 +173,17 @@ def _by_encoder(
                 "items": hashlib.sha256(item_ids.tobytes() + indexed.tobytes()).hexdigest(),
             },
             progress=lambda share, said: run.report(DECODED + (EMBEDDED - DECODED) * share, said),
+            embed=partial(sharding.embed, run, project.settings.encoder, decoded),
         )
     except ModelUnavailable as error:
         raise InvalidSettings(str(error)) from error
     shutil.copytree(work / "encoder", folder / "encoder")
     return embeddings
+
+
+def _work_folder(run: jobs.Run) -> Path:
+    """Where a run that was killed goes on from."""
+    return snapshot.embedding_folder(f"{run.job.project_id}/encoding-{run.job.pk}")
 
 
 def _with_neighbours(run: jobs.Run, embeddings: Floats, indexed: np.ndarray) -> Pool:

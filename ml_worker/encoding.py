@@ -19,6 +19,8 @@ from ml_worker.images import Selection
 from ml_worker.pool import Floats
 
 Progress = Callable[[float, str], None]
+# Embeds a pool by a fitted encoder into a folder, as `embed_here` does.
+Embed = Callable[[Any, Selection, Path, Progress], Floats]
 
 # Images embedded between two reports: at most half a minute of a published model on a processor.
 BLOCK = 512
@@ -34,16 +36,17 @@ def encode(
     folder: Path,
     made_for: dict[str, Any],
     progress: Progress,
+    embed: Embed | None = None,
 ) -> Floats:
     """Embeddings of a pool by an encoder that learns from its indexed rows: float32 (N, D), mapped from the folder.
 
     encoder: not yet fitted. made_for: settings and images as JSON; what the folder holds of a run for others is thrown
     away. Afterwards `folder / "encoder"` holds the encoder. progress(share 0..1, sentence) is called at least once a
-    block, and ends the run by raising. No step reads the whole pool at once.
+    block, and ends the run by raising. embed: in place of `embed_here`. No step reads the whole pool at once.
     """
     _keep_only(folder, made_for)
     fitted = _fitted(encoder, pool.only(indexed), folder, _with_time_left(progress, 0.0, LEARNT))
-    return _embeddings(fitted, pool, folder, _with_time_left(progress, LEARNT, 1.0))
+    return (embed or embed_here)(fitted, pool, folder, _with_time_left(progress, LEARNT, 1.0))
 
 
 def _keep_only(folder: Path, made_for: dict[str, Any]) -> None:
@@ -75,7 +78,8 @@ def _fitted(encoder: Any, images: Selection, folder: Path, progress: Progress) -
     return encoder
 
 
-def _embeddings(encoder: Any, pool: Selection, folder: Path, progress: Progress) -> Floats:
+def embed_here(encoder: Any, pool: Selection, folder: Path, progress: Progress) -> Floats:
+    """Embeddings float32 (N, D) by a fitted encoder, mapped from `folder / "embeddings.f32"`; goes on where it was."""
     path, width = folder / "embeddings.f32", encoder.embed(pool[:1]).shape[1]
     there = path.stat().st_size // (4 * width) if path.exists() else 0
     with path.open("r+b" if path.exists() else "w+b") as file:

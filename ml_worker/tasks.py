@@ -46,6 +46,12 @@ def run_job(job_id: int) -> None:
 
 
 @shared_task
+def score_shards(job_id: int) -> None:
+    """Help a job of another worker to score its images; if there is nothing to help with, that is all right."""
+    sharding.assist(job_id)
+
+
+@shared_task
 def tend_jobs() -> None:
     """Every few seconds: ring for what waits, pick up what went silent."""
     jobs.tend()

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ from ml_worker.evaluate import accuracy_report
 from ml_worker.fast_loop import Learned, NotEnoughLabels
 from ml_worker.images import DecodedPool
 from ml_worker.pool import Floats, Pool
-from ml_worker.predict import predict
 from ml_worker.previews import augmentation
+from ml_worker.sharding import network_scores
 from ml_worker.snapshot import Embedded, Snapshot
 
 # Of what the page draws while it trains: points, and seconds between two writes.
@@ -63,7 +64,7 @@ def run(run: jobs.Run) -> None:
             run.log(trained.resumed)
         run.log(f"stopped after {trained.step:,} steps: {trained.stopped}")
         run.remember(steps=trained.step, stopped=trained.stopped)
-        pool, logits = _score(run, taken, decoded, trained.net, device)
+        pool, logits = _score(run, taken, decoded, trained.net, device, folder)
         fresh = snapshot.against(project, taken.embedded)  # people went on answering
         learned = _learned(logits, taken.class_ids, fresh)
         promoted, why, beside = _compare(project, fresh, learned)
@@ -199,7 +200,7 @@ def _left(seconds: float) -> str:
 
 
 def _score(
-    run: jobs.Run, taken: Snapshot, decoded: DecodedPool, net: nets.Network, device: str
+    run: jobs.Run, taken: Snapshot, decoded: DecodedPool, net: nets.Network, device: str, folder: Path
 ) -> tuple[Pool, Floats]:
     """The pool as the network sees it, in the rows of the snapshot, and its logits float32 (N, C)."""
     run.report(TRAINED, "scoring the pool", force=True)
@@ -208,12 +209,12 @@ def _score(
         run.report(TRAINED + (SCORED - TRAINED) * done / total, f"scored {done:,} of {total:,} images")
 
     places = decoded.rows(taken.embedded.item_ids)
-    said = predict(net, decoded.images(), places, device=device, batch=512, progress=scored)
+    features, logits = network_scores(run, net, decoded, places, device=device, work=folder, progress=scored)
     run.report(SCORED, "finding nearest neighbours", force=True)
     indexed = np.asarray(taken.embedded.pool.indexed)
-    found, distances = neighbours.nearest(said.features, indexed, progress=lambda done, total: run.report(SCORED))
+    found, distances = neighbours.nearest(features, indexed, progress=lambda done, total: run.report(SCORED))
     run.report(SCORED, "comparing with the heads", force=True)
-    return Pool(said.features, found, distances, indexed), said.logits
+    return Pool(features, found, distances, indexed), logits
 
 
 def _learned(logits: Floats, had: list[int], fresh: Snapshot) -> Learned:

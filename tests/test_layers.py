@@ -15,6 +15,7 @@ MAY_KNOW_DJANGO = {
     "embedding",
     "previews",
     "refitting",
+    "sharding",
     "snapshot",
     "take_home",
     "training",
