@@ -101,8 +101,23 @@ class Policy:
         return self.colour or operation == "identity"
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A generator for images that are only some of a batch: rows `first` and on of `whole`.
+
+    Numbers are drawn for all of the batch, so that each image gets the view it has when the batch is whole.
+    """
+
+    generator: torch.Generator
+    first: int
+    whole: int
+
+
+Chance = torch.Generator | Part
+
+
 @torch.no_grad()
-def weak(images: Tensor, policy: Policy, generator: torch.Generator) -> Tensor:
+def weak(images: Tensor, policy: Policy, generator: Chance) -> Tensor:
     """Flipped and shifted by whole pixels as the policy allows, the border reflected.
 
     images: uint8 in 0..255 or floating point in 0..1, (B, 3, H, W) in any memory order. Returns float32 (B, 3, H, W)
@@ -112,7 +127,7 @@ def weak(images: Tensor, policy: Policy, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def strong(images: Tensor, policy: Policy, generator: torch.Generator, ops: int = 3) -> Tensor:
+def strong(images: Tensor, policy: Policy, generator: Chance, ops: int = 3) -> Tensor:
     """A weak view, then `ops` operations of those allowed, each with a uniform magnitude, then cutout.
 
     Takes and returns what weak() does; a generator in the same state gives both the same flip and shift. Source: Sohn
@@ -124,7 +139,7 @@ def strong(images: Tensor, policy: Policy, generator: torch.Generator, ops: int 
 
 
 @torch.no_grad()
-def harder(images: Tensor, policy: Policy, generator: torch.Generator) -> Tensor:
+def harder(images: Tensor, policy: Policy, generator: Chance) -> Tensor:
     """For items that plain strong views no longer teach: half of one strong view pasted over another, then weak.
 
     Takes and returns what weak() does. The left or the upper half, drawn per image; which of the two views
@@ -169,7 +184,7 @@ def transformed(levels: Tensor, rotate_deg: Tensor, shear: Tensor, translate: Te
     return grid_sample(levels.sub_(GREY), grid, align_corners=False).add_(GREY)
 
 
-def _moved(images: Tensor, policy: Policy, generator: torch.Generator) -> Tensor:
+def _moved(images: Tensor, policy: Policy, generator: Chance) -> Tensor:
     """Weak views as float32 levels in 0..255, contiguous: planes are what the operations after it are fastest on."""
     n, channels, height, width = images.shape
     flip, down, right = _draws(n, 3, generator).unbind(1)
@@ -195,7 +210,7 @@ def _reflected(places: Tensor, side: int) -> Tensor:
 # --- strong views
 
 
-def _distorted(levels: Tensor, policy: Policy, generator: torch.Generator, ops: int) -> Tensor:
+def _distorted(levels: Tensor, policy: Policy, generator: Chance, ops: int) -> Tensor:
     """Levels after the operations each image draws and cutout; overwrites what it is given."""
     n, n_kinds = len(levels), len(OPERATIONS)
     draws = _draws(n, 2 * n_kinds + 3, generator)
@@ -328,9 +343,11 @@ OPERATIONS = (*GEOMETRIC, *TONES, "identity")
 # --- shared
 
 
-def _draws(n: int, columns: int, generator: torch.Generator) -> Tensor:
+def _draws(n: int, columns: int, chance: Chance) -> Tensor:
     """Uniform in 0..1, float32 (n, columns) on the CPU."""
-    return torch.rand((n, columns), generator=generator, device=generator.device).cpu()
+    if isinstance(chance, Part):
+        return _draws(chance.whole, columns, chance.generator)[chance.first : chance.first + n]
+    return torch.rand((n, columns), generator=chance, device=chance.device).cpu()
 
 
 def _levels(images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ml_worker import augment
+from ml_worker import augment, distributed
 from ml_worker.images import Images
 from ml_worker.pool import Floats, Rows
 from ml_worker.trainers import Batch
@@ -100,21 +100,35 @@ def places(n: int, size: int, step: int, seed: int) -> Rows:
 
 
 class Draws:
-    """The labelled and the unlabelled batch of each step, with the views drawn from a generator of that step."""
+    """The labelled and the unlabelled batch of each step, with the views drawn from a generator of that step.
+
+    Where several processes learn together, each gets its part of the batches that one process would get.
+    """
 
     def __init__(
         self, examples: Examples, policy: augment.Policy, *, sizes: tuple[int, int], seed: int, device: torch.device
     ) -> None:
-        """sizes: images in a labelled and an unlabelled batch."""
+        """sizes: images in a labelled and an unlabelled batch. Raises ValueError where there is not one for each
+        process."""
+        if any(0 < size < distributed.world() for size in sizes):
+            raise ValueError(
+                f"batches of {sizes[0]} and {sizes[1]} images cannot be shared by {distributed.world()} processes;"
+                " each needs one image at least"
+            )
         self.examples, self.policy, self.sizes, self.seed, self.device = examples, policy, sizes, seed, device
         self._resident = _on_device(examples.images, device)
+
+    @property
+    def has_unlabeled(self) -> bool:
+        return self.sizes[1] > 0 and len(self.examples.unlabeled) > 0
 
     def of(self, step: int, easy: Callable[[Tensor], Tensor] | None = None) -> tuple[Batch, Batch]:
         """The batches of a step. easy(items int64 (B,)) -> bool (B,): whose strong view is to be harder still."""
         e, generator = self.examples, torch.Generator().manual_seed(seed_of(self.seed, 0, step))
         chosen = places(len(e.labeled), self.sizes[0], step, seed_of(self.seed, 1))
-        targets = torch.from_numpy(np.asarray(e.targets[chosen], np.int64)).to(self.device)
-        weights = torch.from_numpy(np.asarray(e.weights[chosen], np.float32)).to(self.device)
+        mine = chosen[distributed.span(len(chosen))]
+        targets = torch.from_numpy(np.asarray(e.targets[mine], np.int64)).to(self.device)
+        weights = torch.from_numpy(np.asarray(e.weights[mine], np.float32)).to(self.device)
         others = e.unlabeled[places(len(e.unlabeled), self.sizes[1], step, seed_of(self.seed, 2))]
         return (
             self._batch(e.labeled[chosen], generator, targets=targets, weights=weights),
@@ -124,17 +138,20 @@ class Draws:
     def _batch(
         self, rows: Rows, generator: torch.Generator, easy: Callable[[Tensor], Tensor] | None = None, **answers: Tensor
     ) -> Batch:
-        items = torch.from_numpy(np.asarray(rows, np.int64)).to(self.device)
+        part = distributed.span(len(rows))
+        whole = torch.from_numpy(np.asarray(rows, np.int64)).to(self.device)
+        items, chance = whole[part], augment.Part(generator, part.start, len(rows))
         # Nothing is read before a trainer asks: `supervised` never touches the unlabelled images.
-        images = lru_cache(maxsize=1)(lambda: self._images(rows, items))
+        images = lru_cache(maxsize=1)(lambda: self._images(rows[part], items))
 
         def strong() -> Tensor:
-            views = augment.strong(images(), self.policy, generator)
-            if easy is not None and (which := easy(items)).any():
-                views[which] = augment.harder(images()[which], self.policy, generator)
+            views = augment.strong(images(), self.policy, chance)
+            if easy is not None and (which := easy(whole)).any():
+                again = augment.Part(generator, int(which[: part.start].sum()), int(which.sum()))
+                views[which[part]] = augment.harder(images()[which[part]], self.policy, again)
             return views
 
-        return Batch(items, lambda: augment.weak(images(), self.policy, generator), strong, **answers)
+        return Batch(items, lambda: augment.weak(images(), self.policy, chance), strong, **answers, whole=whole)
 
     def _images(self, rows: Rows, items: Tensor) -> Tensor:
         if self._resident is not None:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ml_worker import augment, checkpoints, nets, trainers
+from ml_worker import augment, checkpoints, distributed, nets, trainers
 from ml_worker.batches import Draws, Examples, seed_of
 from ml_worker.hardness import Hardness
 from ml_worker.precision import autocast, precision
 from ml_worker.predict import predict
-from ml_worker.trainers import Setting, Step
+from ml_worker.trainers import Batch, Logs, Setting, Step
 
 REPORT_S = 2.0
 CHECKPOINT_S = 60.0
@@ -109,6 +110,10 @@ def train(
     folder, a run that was cut short goes on from its last checkpoint to the very state it would have reached (on one
     CPU thread to the bit, unless the clock ends it). Raises NotFinite, ValueError for what does not fit.
 
+    Called in each process of a group it trains one network in all of them, which but for rounding becomes the same as
+    in one: see `distributed`. The first process keeps the clock, reports and writes checkpoints; what report raises
+    there, ends the others with `distributed.Ended`.
+
     Source: the common ground of Sohn et al. 2020, section 2.4: SGD with Nesterov momentum, cosine decay to 7/16 of a
     half turn, weight decay on weights alone, evaluation with a running mean of the weights.
     """
@@ -116,6 +121,7 @@ def train(
     device = torch.device(recipe.device)
     torch.manual_seed(seed_of(recipe.seed))
     net = _network(examples, recipe).to(device)
+    distributed.normalise_together(net, device)
     setting = _setting(examples, recipe, net)
     trainer = trainers.load(recipe.trainer)(setting, **recipe.trainer_parameters).to(device)
     teacher = copy.deepcopy(net).eval().requires_grad_(False)
@@ -131,19 +137,23 @@ def train(
     state = checkpoints.State(parts | {"optimizer": optimizer, "scaler": scaler})
     path, identity = (folder / "checkpoint.pt" if folder else None), _identity(examples, recipe, policy)
     resumed = _resume(path, state, identity, examples)
-    clock, since_report, since_evaluation = _Clock(state.seconds), _Averages(), _Averages()
+    (seconds,) = distributed.decided(state.seconds)
+    if distributed.decided(state.step) != (state.step,):
+        raise ValueError("the processes do not read the same checkpoint; the folder must be the same on each host")
+    clock, since_report, since_evaluation = _Clock(seconds), _Averages(), _Averages()
     accuracy = state.history[-1].get("audit_accuracy") if state.history else None
 
     def checkpoint() -> None:
         state.seconds = clock.seconds
         clock.saved = time.monotonic()
-        if path:
+        if path and distributed.rank() == 0:
             checkpoints.save(path, state, identity, examples)
 
     net.train()
     trainer.train()
+    lesson = distributed.shared(_Lesson(net, trainer), uses_all=draws.has_unlabeled)
     while not state.stopped:
-        number, share = state.step, max(state.step / recipe.steps, clock.seconds / recipe.seconds)
+        number, share = state.step, max(state.step / recipe.steps, seconds / recipe.seconds)
         # Whatever is drawn in a step depends on the seed and its number alone: there is no generator to save.
         torch.manual_seed(seed_of(recipe.seed, 3, number))
         for group in optimizer.param_groups:
@@ -151,13 +161,14 @@ def train(
 
         # 3. Learn.
         labeled, unlabeled = draws.of(number, hardness.is_easy if recipe.adaptive else None)
-        step = Step(number, max(number + 1, round(number / share) if share else recipe.steps), teacher, hardness.note)
+        steps = max(number + 1, round(number / share) if share else recipe.steps)
+        step = Step(number, steps, teacher, partial(_note, hardness, unlabeled))
         with autocast(device, dtype):
-            loss, logs = trainer.loss(net, labeled, unlabeled, step)
+            loss, logs = lesson(labeled, unlabeled, step)
         since_report.add({"loss": loss.detach(), **logs})
         since_evaluation.add({"loss": loss.detach(), **logs})
-        # On a GPU reading the loss would wait for it; there the reports look.
-        if device.type == "cpu":
+        # On a GPU reading the loss would wait for it, and other processes must end with this one: the reports look.
+        if device.type == "cpu" and distributed.world() == 1:
             since_report.check(f"{recipe.trainer}, step {number}")
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
@@ -167,36 +178,62 @@ def train(
         scaler.update()
         _follow(teacher, net, min(recipe.ema, (1 + number) / (10 + number)))
         if recipe.adaptive and len(unlabeled):
-            hardness.split(number, len(unlabeled), share)
+            hardness.split(number, len(unlabeled.all_items), share)
         state.step += 1
 
         # 4. Look, tell, save.
+        seconds, report_due, saving = distributed.decided(clock.seconds, clock.report_due, clock.checkpoint_due)
         over = "all steps are done" if state.step >= recipe.steps else ""
-        over = over or ("the time is over" if clock.seconds >= recipe.seconds else "")
+        over = over or ("the time is over" if seconds >= recipe.seconds else "")
         evaluating = bool(over) or state.step % recipe.evaluate_every == 0
-        telling = evaluating or clock.report_due
-        if telling:
+        telling = evaluating or report_due
+        if telling or saving:
             since_report.check(f"{recipe.trainer}, a step up to {number}")
         if evaluating:
             accuracy = _audit_accuracy(teacher, examples, recipe)
             state.stopped = _judge(state, accuracy, teacher, examples, recipe) or over
-            entry = {"step": state.step, "seconds": clock.seconds, **since_evaluation.take()}
+            entry = {"step": state.step, "seconds": seconds, **since_evaluation.take()}
             state.history.append(entry if accuracy is None else {**entry, "audit_accuracy": accuracy})
-        if state.stopped or clock.checkpoint_due:
+        if state.stopped or saving:
             checkpoint()
         if telling:
             clock.reported = time.monotonic()
-            try:
-                report(_progress(state, recipe, clock, since_report.take(), accuracy))
-            except BaseException:
+            refusal = _told(report, _progress(state, recipe, seconds, since_report.take(), accuracy))
+            if any(distributed.decided(refusal is not None)):
                 checkpoint()
-                raise
+                raise refusal or distributed.Ended(f"the run was ended after step {state.step}")
 
     # Choosing the best of many evaluations of a small audit would flatter the model on the very answers that decide
     # about its promotion; so the last weights count, unless the run was ended for no longer getting better.
     if state.stopped == _NO_GAIN:
         teacher.load_state_dict(state.best_weights)
     return Trained(teacher, state.history, state.step, state.best_step, state.stopped, resumed)
+
+
+class _Lesson(nn.Module):
+    """Network and trainer as one module, whose forward pass is the loss: what processes share the gradients of."""
+
+    def __init__(self, net: nn.Module, trainer: nn.Module) -> None:
+        super().__init__()
+        self.net, self.trainer = net, trainer
+
+    def forward(self, labeled: Batch, unlabeled: Batch, step: Step) -> tuple[Tensor, Logs]:
+        return self.trainer.loss(self.net, labeled, unlabeled, step)  # type: ignore[operator]
+
+
+def _note(hardness: Hardness, unlabeled: Batch, items: Tensor, losses: Tensor) -> None:
+    """Every process remembers how hard the items of all were."""
+    hardness.note(unlabeled.gather(items), unlabeled.gather(losses))
+
+
+def _told(report: Callable[[Progress], None], progress: Progress) -> BaseException | None:
+    """What the report raised, where there is one: in the first process."""
+    if distributed.rank() == 0:
+        try:
+            report(progress)
+        except BaseException as refusal:
+            return refusal
+    return None
 
 
 _NO_GAIN = "it was no longer getting better on the audit"
@@ -275,8 +312,10 @@ def _follow(teacher: nn.Module, net: nn.Module, decay: float) -> None:
 def _audit_accuracy(teacher: nets.Network, examples: Examples, recipe: Recipe) -> float | None:
     if len(examples.audit) == 0:
         return None
-    said = predict(teacher, examples.images, examples.audit, device=recipe.device, batch=512, amp=recipe.amp)
-    return float((said.probs.argmax(axis=1) == examples.audit_targets).mean())
+    part = distributed.span(len(examples.audit))
+    said = predict(teacher, examples.images, examples.audit[part], device=recipe.device, batch=512, amp=recipe.amp)
+    right = np.count_nonzero(said.probs.argmax(axis=1) == examples.audit_targets[part])
+    return int(distributed.total(torch.tensor(right))) / len(examples.audit)
 
 
 def _judge(
@@ -308,9 +347,8 @@ def _resume(path: Path | None, state: checkpoints.State, identity: Mapping[str, 
 
 
 def _progress(
-    state: checkpoints.State, recipe: Recipe, clock: _Clock, logs: dict[str, float], accuracy: float | None
+    state: checkpoints.State, recipe: Recipe, seconds: float, logs: dict[str, float], accuracy: float | None
 ) -> Progress:
-    seconds = clock.seconds
     share = 1.0 if state.stopped else min(1.0, max(state.step / recipe.steps, seconds / recipe.seconds))
     left = 0.0 if state.stopped else seconds * (1.0 - share) / share
     return Progress(state.step, recipe.steps, share, seconds, left, logs, accuracy)
@@ -331,11 +369,15 @@ class _Averages:
 
     def check(self, where: str) -> None:
         """Raises NotFinite naming where, if any loss since the last take was."""
-        if "loss" in self.sums and not math.isfinite(float(self.sums["loss"])):
-            raise NotFinite(f"{where}: the loss is {float(self.sums['loss'])}; try a lower learning rate")
+        if "loss" not in self.sums:
+            return
+        (loss,) = distributed.averaged([float(self.sums["loss"])])
+        if not math.isfinite(loss):
+            raise NotFinite(f"{where}: the loss is {loss}; try a lower learning rate")
 
     def take(self) -> dict[str, float]:
         means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        means = dict(zip(means, distributed.averaged(list(means.values())), strict=True))
         self.sums, self.counts = {}, {}
         return means
 

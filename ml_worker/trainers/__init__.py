@@ -19,6 +19,11 @@ another answer) and keep the others when the pool grew or answers came in betwee
 What can be worked out from the setting is no memory: register it with persistent=False. Dropout, torch.rand and the
 like need no care: before each step the loop seeds torch from the run's seed and the step's number.
 
+Several processes may share a batch: a trainer is then given a part of it, and the mean of what the processes return is
+the loss. `Batch.mean`, `weighted_mean` and `scalars` see to that. Whatever is remembered or decided for the batch as a
+whole is worked out from all of it: `Batch.all_items`, `Batch.gather`, `distributed.mean`. In one process these do
+nothing.
+
 Arithmetic that a third trainer needs becomes a function here, never a base class.
 """
 
@@ -31,6 +36,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ml_worker import distributed
 
 Logs = dict[str, Tensor]
 
@@ -61,7 +68,8 @@ class Batch:
 
     items: int64 (B,) rows of the image pool. weak(), strong(): float32 (B, 3, H, W) in 0..1, shifted and flipped as
     the project allows; strong distorts on top of that. targets: int64 (B,), empty for unlabelled batches. weights:
-    float32 (B,), how much each answer counts.
+    float32 (B,), how much each answer counts. whole: int64 rows of the batch that several processes share, of which
+    this is one's part; None where this is all of it.
     """
 
     items: Tensor
@@ -69,9 +77,24 @@ class Batch:
     strong: Callable[[], Tensor]
     targets: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     weights: Tensor = field(default_factory=lambda: torch.ones(0))
+    whole: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def all_items(self) -> Tensor:
+        """The items of all processes, int64, in the order of `gather`."""
+        return self.items if self.whole is None else self.whole
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """One row per item of this batch -> those of all processes, without gradient."""
+        return distributed.gather(rows, len(self.all_items))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """This process's term, with gradient, of the mean over all items: the mean of these terms over the processes.
+        values: float (B,)."""
+        return values.sum() / max(1, len(self.all_items)) * distributed.world()
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +143,7 @@ class Alignment(nn.Module):
         target = self.target
         if target is None or len(probs) == 0:
             return probs
-        self.mean.lerp_(probs.detach().mean(dim=0).to(self.mean.dtype), 1.0 - self.momentum)
+        self.mean.lerp_(distributed.mean(probs).to(self.mean.dtype), 1.0 - self.momentum)
         bent = probs * (target / self.mean.clamp_min(1e-6)).to(probs.dtype)
         return bent / bent.sum(dim=1, keepdim=True)
 
@@ -138,8 +161,13 @@ def alignment(setting: Setting) -> Alignment:
 
 def supervised_loss(logits: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy of logits (B, C) over a labelled batch, each answer with its weight."""
-    losses = nn.functional.cross_entropy(logits.float(), batch.targets, reduction="none")
-    return (losses * batch.weights).sum() / batch.weights.sum().clamp_min(1e-6)
+    return weighted_mean(nn.functional.cross_entropy(logits.float(), batch.targets, reduction="none"), batch)
+
+
+def weighted_mean(losses: Tensor, batch: Batch) -> Tensor:
+    """Mean of losses (B,) over a labelled batch, each answer with its weight; this process's term, as `Batch.mean`."""
+    weight = distributed.total(batch.weights.sum())
+    return (losses * batch.weights).sum() * distributed.world() / weight.clamp_min(1e-6)
 
 
 def one_pass(net: nn.Module, *views: Tensor) -> tuple[Tensor, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ml_worker.trainers import Batch, Logs, Setting, Step, scalars, supervised_loss
+from ml_worker.trainers import Batch, Logs, Setting, Step, scalars, supervised_loss, weighted_mean
 
 
 class Trainer(nn.Module):
@@ -50,9 +50,9 @@ class Trainer(nn.Module):
         # Clamped as in the paper's experiments: the logarithm has no value where belief and prediction are both 1.
         probs = logits.softmax(dim=1).clamp(1e-4, 1.0 - 1e-4)
         with torch.no_grad():
-            beliefs = self.remember(labeled.items, probs / probs.sum(dim=1, keepdim=True))
+            self.remember(labeled.all_items, labeled.gather(probs / probs.sum(dim=1, keepdim=True)))
+            beliefs = self.beliefs[self.places[labeled.items]]
         agreement = (beliefs * probs).sum(dim=1)
-        terms = torch.log1p(-agreement) * labeled.weights
-        regularizer = terms.sum() / labeled.weights.sum().clamp_min(1e-6)
-        logs = scalars(labelled_loss=labelled_loss, regularizer=regularizer, agreement=agreement)
+        regularizer = weighted_mean(torch.log1p(-agreement), labeled)
+        logs = scalars(labelled_loss=labelled_loss, regularizer=regularizer, agreement=labeled.mean(agreement))
         return labelled_loss + self.weight * regularizer, logs

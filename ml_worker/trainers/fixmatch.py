@@ -33,6 +33,11 @@ class Trainer(nn.Module):
             kept = (confidence >= self.threshold).float()
         losses = cross_entropy(strong, guess, reduction="none")
         step.note(unlabeled.items, losses.detach())
-        unlabelled_loss = (losses * kept).mean()
-        logs = scalars(labelled_loss=labelled_loss, unlabelled_loss=unlabelled_loss, kept=kept, confidence=confidence)
+        unlabelled_loss = unlabeled.mean(losses * kept)
+        logs = scalars(
+            labelled_loss=labelled_loss,
+            unlabelled_loss=unlabelled_loss,
+            kept=unlabeled.mean(kept),
+            confidence=unlabeled.mean(confidence),
+        )
         return labelled_loss + self.weight * unlabelled_loss, logs

@@ -55,15 +55,16 @@ class Trainer(nn.Module):
             kept = (confidence >= thresholds[guess]).float()
             # An item that is in the batch twice keeps either of its guesses.
             before = self.guesses[unlabeled.items].clamp_min(NONE)
-            self.guesses[unlabeled.items] = torch.where(confidence >= self.threshold, guess, before)
+            now = torch.where(confidence >= self.threshold, guess, before)
+            self.guesses[unlabeled.all_items] = unlabeled.gather(now)
         losses = cross_entropy(strong, guess, reduction="none")
         step.note(unlabeled.items, losses.detach())
-        unlabelled_loss = (losses * kept).mean()  # over the whole batch, not over what passed
+        unlabelled_loss = unlabeled.mean(losses * kept)  # over the whole batch, not over what passed
         logs = scalars(
             labelled_loss=labelled_loss,
             unlabelled_loss=unlabelled_loss,
-            kept=kept,
-            confidence=confidence,
+            kept=unlabeled.mean(kept),
+            confidence=unlabeled.mean(confidence),
             threshold=thresholds,
         )
         return labelled_loss + self.weight * unlabelled_loss, logs

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
+from ml_worker import distributed
 from ml_worker.trainers import Batch, Logs, Setting, Step, alignment, inertia, one_pass, scalars, supervised_loss
 
 
@@ -53,12 +54,13 @@ class Trainer(nn.Module):
         """Sum of a log b over the classes; 0 when nothing was kept.
 
         probs (B, C): strong views, with gradient. kept (B,): 0 or 1. a and b: mean probability over histogram, scaled
-        to sum 1, of the pool so far and of the kept strong views.
+        to sum 1, of the pool so far and of the kept strong views. Processes that share the batch get the same number.
         """
-        share = (kept / kept.sum().clamp_min(1.0)).unsqueeze(1)
-        histogram = (share * one_hot(probs.argmax(dim=1), probs.shape[1])).sum(dim=0)
+        share = (kept / distributed.total(kept.sum()).clamp_min(1.0)).unsqueeze(1)
+        histogram = distributed.total((share * one_hot(probs.argmax(dim=1), probs.shape[1])).sum(dim=0))
         used = histogram > 0
-        ratio = torch.where(used, (share * probs).sum(dim=0) / histogram.clamp_min(1e-6), 0.0)
+        mean = distributed.total((share * probs).sum(dim=0))
+        ratio = torch.where(used, mean / histogram.clamp_min(1e-6), 0.0)
         b = ratio / ratio.sum().clamp_min(1e-6)
         a = self.mean / self.histogram.clamp_min(1e-6)
         return (a / a.sum() * torch.where(used, b, 1.0).log()).sum()
@@ -70,19 +72,19 @@ class Trainer(nn.Module):
             return labelled_loss, scalars(labelled_loss=labelled_loss)
         with torch.no_grad():
             probs = self.align(weak.softmax(dim=1))
-            self.observe(probs, inertia(self.momentum, step))
+            self.observe(unlabeled.gather(probs), inertia(self.momentum, step))
             confidence, guess = probs.max(dim=1)
             kept = (confidence >= self.thresholds()[guess]).float()
         losses = cross_entropy(strong, guess, reduction="none")
         step.note(unlabeled.items, losses.detach())
-        unlabelled_loss = (losses * kept).mean()  # over the whole batch, not over what passed
+        unlabelled_loss = unlabeled.mean(losses * kept)  # over the whole batch, not over what passed
         fairness_loss = self.fairness_loss(strong.softmax(dim=1), kept)
         logs = scalars(
             labelled_loss=labelled_loss,
             unlabelled_loss=unlabelled_loss,
             fairness_loss=fairness_loss,
-            kept=kept,
-            confidence=confidence,
+            kept=unlabeled.mean(kept),
+            confidence=unlabeled.mean(confidence),
             threshold=self.thresholds(),
         )
         return labelled_loss + self.weight * unlabelled_loss + self.fairness * fairness_loss, logs

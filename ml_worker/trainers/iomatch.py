@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax, logsigmoid
 
 from ml_worker.nets import Network
-from ml_worker.trainers import Batch, Logs, Setting, Step, alignment, supervised_loss
+from ml_worker.trainers import Batch, Logs, Setting, Step, alignment, supervised_loss, weighted_mean
 
 EMBEDDING = 128
 WARM_UP = 0.02  # share of the run in which the open head rests
@@ -67,18 +67,18 @@ class Trainer(nn.Module):
             open_kept = open_kept * float(step.share >= WARM_UP)
         losses = cross_entropy(logits[b + m :], guess, reduction="none")
         step.note(unlabeled.items, losses.detach())
-        unlabelled_loss = (losses * kept).sum() / m
+        unlabelled_loss = unlabeled.mean(losses * kept)
         open_losses = -(target * log_softmax(self.open(embeddings[b + m :]).float(), dim=1)).sum(dim=1)
-        open_loss = (open_losses * open_kept).sum() / m
+        open_loss = unlabeled.mean(open_losses * open_kept)
         logs = {
             "labelled_loss": labelled_loss.detach(),
             "belongs_loss": belongs_loss.detach(),
             "unlabelled_loss": unlabelled_loss.detach(),
             "open_loss": open_loss.detach(),
-            "kept": kept.mean(),
-            "open_kept": open_kept.mean(),
-            "strangers": (stranger >= 0.5).float().mean(),
-            "confidence": confidence.mean(),
+            "kept": unlabeled.mean(kept),
+            "open_kept": unlabeled.mean(open_kept),
+            "strangers": unlabeled.mean((stranger >= 0.5).float()),
+            "confidence": unlabeled.mean(confidence),
         }
         total = labelled_loss + belongs_loss + self.weight * unlabelled_loss + self.open_weight * open_loss
         return total, logs
@@ -105,7 +105,7 @@ def one_vs_all_loss(logits: Tensor, batch: Batch) -> Tensor:
     own = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, batch.targets[:, None], True)
     this = -logsigmoid(logits.gather(1, batch.targets[:, None])[:, 0])
     hardest = (-logsigmoid(-logits)).masked_fill(own, 0.0).max(dim=1).values
-    return ((this + hardest) * batch.weights).sum() / batch.weights.sum().clamp_min(1e-6)
+    return weighted_mean(this + hardest, batch)
 
 
 def open_targets(probs: Tensor, belongs: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class Trainer(nn.Module):
             teacher = self.align(step.teacher(unlabeled.weak()).float().softmax(dim=1))
         losses = (student - teacher).square().mean(dim=1)
         step.note(unlabeled.items, losses.detach())
-        unlabelled_loss = losses.mean()
-        confidence = teacher.amax(dim=1)
+        unlabelled_loss = unlabeled.mean(losses)
+        confidence = unlabeled.mean(teacher.amax(dim=1))
         logs = scalars(labelled_loss=labelled_loss, unlabelled_loss=unlabelled_loss, confidence=confidence)
         return labelled_loss + self.weight_at(step.share) * unlabelled_loss, logs

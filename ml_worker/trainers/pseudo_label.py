@@ -37,6 +37,11 @@ class Trainer(nn.Module):
             kept = (confidence >= self.threshold).float()
         losses = cross_entropy(logits, guess, reduction="none")
         step.note(unlabeled.items, losses.detach())
-        unlabelled_loss = (losses * kept).mean()  # over the whole batch, not over what passed
-        logs = scalars(labelled_loss=labelled_loss, unlabelled_loss=unlabelled_loss, kept=kept, confidence=confidence)
+        unlabelled_loss = unlabeled.mean(losses * kept)  # over the whole batch, not over what passed
+        logs = scalars(
+            labelled_loss=labelled_loss,
+            unlabelled_loss=unlabelled_loss,
+            kept=unlabeled.mean(kept),
+            confidence=unlabeled.mean(confidence),
+        )
         return labelled_loss + self.weight_at(step.share) * unlabelled_loss, logs

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
+from ml_worker import distributed
 from ml_worker.nets import Network
 from ml_worker.trainers import Batch, Logs, Setting, Step, alignment, supervised_loss
 
@@ -50,19 +51,19 @@ class Trainer(nn.Module):
             confidence = probs.max(dim=1).values
             guess, left = shrink(probs, self.threshold)
             kept = (confidence >= self.threshold).float()
-            self.certain.lerp_(kept.mean(), 1.0 - self.momentum)
+            self.certain.lerp_(distributed.mean(kept), 1.0 - self.momentum)
         losses = cross_entropy(logits[b + m :], guess, reduction="none")
         step.note(unlabeled.items, losses.detach())
-        unlabelled_loss = (losses * kept).sum() / m
+        unlabelled_loss = unlabeled.mean(losses * kept)
         shrunk = shrunk_losses(self.auxiliary(features[b + m :]).float(), guess, left)
-        shrunk_loss = self.certain * (shrunk * confidence * (1.0 - kept)).sum() / m
+        shrunk_loss = self.certain * unlabeled.mean(shrunk * confidence * (1.0 - kept))
         logs = {
             "labelled_loss": labelled_loss.detach(),
             "unlabelled_loss": unlabelled_loss.detach(),
             "shrunk_loss": shrunk_loss.detach(),
-            "kept": kept.mean(),
-            "confidence": confidence.mean(),
-            "classes_left": left.sum(dim=1).float().mean(),
+            "kept": unlabeled.mean(kept),
+            "confidence": unlabeled.mean(confidence),
+            "classes_left": unlabeled.mean(left.sum(dim=1).float()),
         }
         return labelled_loss + self.weight * unlabelled_loss + self.shrunk_weight * shrunk_loss, logs
 

@@ -71,7 +71,7 @@ class Trainer(nn.Module):
         if m == 0:
             return labelled_loss, {"labelled_loss": labelled_loss.detach()}
         embeddings = normalize(self.project(features).float(), dim=1)
-        self.refresh(labeled.items, embeddings[:b].detach())
+        self.refresh(labeled.all_items, labeled.gather(embeddings[:b]))
         similar = self.similarities(embeddings[b:])
         with torch.no_grad():
             probs = self.align(logits[b : b + m].softmax(dim=1))
@@ -82,14 +82,15 @@ class Trainer(nn.Module):
             kept = (confidence >= self.threshold).float()
         losses = -(semantic * log_softmax(logits[b + m :], dim=1)).sum(dim=1)
         step.note(unlabeled.items, losses.detach())
-        unlabelled_loss = (losses * kept).sum() / m
-        instance_loss = -(instance * log_softmax(similar[m:], dim=1)).sum() / m * float(started)
+        unlabelled_loss = unlabeled.mean(losses * kept)
+        instance_losses = -(instance * log_softmax(similar[m:], dim=1)).sum(dim=1)
+        instance_loss = unlabeled.mean(instance_losses) * float(started)
         logs = {
             "labelled_loss": labelled_loss.detach(),
             "unlabelled_loss": unlabelled_loss.detach(),
             "instance_loss": instance_loss.detach(),
-            "kept": kept.mean(),
-            "confidence": confidence.mean(),
+            "kept": unlabeled.mean(kept),
+            "confidence": unlabeled.mean(confidence),
         }
         return labelled_loss + self.weight * unlabelled_loss + self.instance_weight * instance_loss, logs
 

@@ -81,7 +81,7 @@ class Trainer(nn.Module):
         weak, strong = embeddings[b : b + m].detach(), embeddings[b + m :]
         with torch.no_grad():
             probs = self.align(logits[b : b + m].softmax(dim=1))
-            self.refresh(labeled.items, embeddings[:b])
+            self.refresh(labeled.all_items, labeled.gather(embeddings[:b]))
             target = self.propagate(probs, weak)
             confidence = target.max(dim=1).values
             kept = (confidence >= self.threshold).float()
@@ -91,18 +91,18 @@ class Trainer(nn.Module):
             alike = alike / alike.sum(dim=1, keepdim=True).clamp_min(1e-12)
         losses = -(target * log_softmax(logits[b + m :], dim=1)).sum(dim=1)
         step.note(unlabeled.items, losses.detach())
-        unlabelled_loss = (losses * kept).sum() / m
+        unlabelled_loss = unlabeled.mean(losses * kept)
         strong_edges = log_softmax(self.edges(strong, filled), dim=1)
-        edge_edge = -(edges * strong_edges).sum() / m
-        node_edge = -(alike * strong_edges).sum() / m
-        self.remember(weak, probs)
+        edge_edge = -unlabeled.mean((edges * strong_edges).sum(dim=1))
+        node_edge = -unlabeled.mean((alike * strong_edges).sum(dim=1))
+        self.remember(unlabeled.gather(weak), unlabeled.gather(probs))
         logs = {
             "labelled_loss": labelled_loss.detach(),
             "unlabelled_loss": unlabelled_loss.detach(),
             "edge_edge_loss": edge_edge.detach(),
             "node_edge_loss": node_edge.detach(),
-            "kept": kept.mean(),
-            "confidence": confidence.mean(),
+            "kept": unlabeled.mean(kept),
+            "confidence": unlabeled.mean(confidence),
         }
         return labelled_loss + self.weight * unlabelled_loss + self.edge_weight * (edge_edge + node_edge), logs
 

@@ -63,10 +63,15 @@ class Trainer(nn.Module):
             probs = weak.softmax(dim=1)
             guess = probs.argmax(dim=1)
             confidence = self.align(probs).amax(dim=1)
-            self.observe(confidence, inertia(self.momentum, step))
+            self.observe(unlabeled.gather(confidence), inertia(self.momentum, step))
             kept = self.weights(confidence)
         losses = cross_entropy(strong, guess, reduction="none")
         step.note(unlabeled.items, losses.detach())
-        unlabelled_loss = (losses * kept).mean()  # over the whole batch, whatever the weights sum to
-        logs = scalars(labelled_loss=labelled_loss, unlabelled_loss=unlabelled_loss, kept=kept, confidence=confidence)
+        unlabelled_loss = unlabeled.mean(losses * kept)  # over the whole batch, whatever the weights sum to
+        logs = scalars(
+            labelled_loss=labelled_loss,
+            unlabelled_loss=unlabelled_loss,
+            kept=unlabeled.mean(kept),
+            confidence=unlabeled.mean(confidence),
+        )
         return labelled_loss + self.weight * unlabelled_loss, logs

@@ -61,12 +61,12 @@ class Trainer(nn.Module):
             kept = (confidence >= self.threshold).float()
         losses = cross_entropy(strong, self.sharpen(probs), reduction="none")
         step.note(unlabeled.items, losses.detach())
-        unlabelled_loss = (losses * kept).mean()  # over the whole batch, not over what passed
+        unlabelled_loss = unlabeled.mean(losses * kept)  # over the whole batch, not over what passed
         logs = scalars(
             labelled_loss=labelled_loss,
             unlabelled_loss=unlabelled_loss,
-            kept=kept,
-            labelled_kept=unknown,
-            confidence=confidence,
+            kept=unlabeled.mean(kept),
+            labelled_kept=labeled.mean(unknown),
+            confidence=unlabeled.mean(confidence),
         )
         return labelled_loss + self.weight * unlabelled_loss, logs
