@@ -102,7 +102,7 @@ def test_the_package_names_an_image_as_the_network_does(
 ) -> None:
     net = promote(taught)
     asked = inline(login(carol), f"/projects/{taught.pk}/export/model/", AS_IT_IS)
-    assert asked.status_code == 303 and asked["Location"] == f"/projects/{taught.pk}/export/"
+    assert asked.status_code == 303 and asked["Location"] == f"/projects/{taught.pk}/export/#model-title"
     job = Job.objects.get(project=taught, kind=Job.Kind.EXPORT)
     assert (job.state, job.created_by, job.result["distilled"]) == ("done", carol, False), job.error
     fetched = login(vera).get(f"/projects/{taught.pk}/export/model/{job.pk}/")
@@ -142,7 +142,7 @@ def test_the_page_says_which_model_how_good_and_what_can_be_fetched(
 ) -> None:
     url = f"/projects/{taught.pk}/export/"
     before = login(carol).get(url).text
-    assert "Model 1: Label spreading" in before and "of 12 random checks" in before
+    assert "Model 1 (Label spreading;" in before and "of 12 random checks" in before
     assert "Not now: no trained network is in use here" in before and "Download</a>" not in before
     inline(login(carol), url + "model/", DISTILLED)
     job = Job.objects.get(project=taught, kind=Job.Kind.EXPORT)
@@ -161,7 +161,7 @@ def test_the_page_says_which_model_how_good_and_what_can_be_fetched(
 def test_the_page_is_polled_until_the_package_is_there(
     model: ModelVersion, carol: User, vera: User, login: Login
 ) -> None:
-    project, url = model.project, f"/projects/{model.project_id}/export/"
+    project, url = model.project, f"/projects/{model.project_id}/export/#model-title"
     job = make_job(project, kind="export", progress=0.25, message="a small network learns: step 8, 12 s left")
     page = login(carol).get(url).text
     assert 'hx-trigger="every 2s"' in page and "12 s left" in page and "cancel-package" in page

@@ -118,7 +118,7 @@ def package_model(request: PageRequest, project_id: int) -> HttpResponse:
         context |= {"refused": error.message, "chosen_kind": chosen, "minutes": minutes}
         return render(request, TEMPLATE, context, status=error.status)
     messages.success(request, f"The model is being packaged, as job {job.pk}")
-    response = redirect(reverse("export", args=[project_id]))
+    response = redirect(reverse("export", args=[project_id]) + "#model-title")
     response.status_code = 303
     return response
 
