@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from ml_worker.pool import Floats, Rows
+
+Mask = NDArray[np.bool_]
 
 FOLDS, NEIGHBOURS = 5, 5
 FEWEST = 10  # labels below which nothing can be said
@@ -48,38 +51,43 @@ class Report:
     why: str
 
 
-def rank(embeddings: Mapping[str, Floats], targets: Rows, *, seed: int) -> Report:
+def rank(
+    embeddings: Mapping[str, Floats], targets: Rows, *, seed: int, judged: Mask | None = None, what: str = "answers"
+) -> Report:
     """Compares encoders on the same labelled items.
 
-    embeddings: by encoder, float32 (L, D), D its own. targets: int64 (L,). The same five folds for all; every item is
-    predicted by what the other folds taught. Encoders are ordered by the mean of the two accuracies, since the fast
-    heads are of both kinds. One is recommended when its lead over every other is above 0 in 97.5 of 100 bootstrap
-    draws of the items: a difference on the same items is known far better than two accuracies whose intervals are
-    held side by side. Raises ValueError if the lengths differ or there is no encoder.
+    embeddings: by encoder, float32 (L + M, D), D its own: the L labelled items, then any others, which only say where
+    the middle of the pool is. targets: int64 (L,). judged: bool (L,), the items that count; the others only teach.
+    None: all count. what: the word for those that count. The same five folds for all; every item is predicted by what
+    the other folds taught. Encoders are ordered by the mean of the two accuracies, since the fast heads are of both
+    kinds. One is recommended when its lead over every other is above 0 in 97.5 of 100 bootstrap draws of the items: a
+    difference on the same items is known far better than two accuracies whose intervals are held side by side. Raises
+    ValueError if the lengths differ or there is no encoder.
     """
     if not embeddings:
         raise ValueError("there is no encoder to compare; embed the project first")
-    lengths = {name: len(given) for name, given in embeddings.items()} | {"targets": len(targets)}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"these are not the same items: {lengths}")
-    n_classes = len(np.unique(targets))
-    if len(targets) < FEWEST or n_classes < 2:
+    counting = np.ones(len(targets), bool) if judged is None else judged
+    lengths = {name: len(given) for name, given in embeddings.items()}
+    if len(set(lengths.values())) > 1 or min(lengths.values()) < len(targets) or len(counting) != len(targets):
+        raise ValueError(f"these are not the same items: {lengths | {'targets': len(targets)}}")
+    n, n_classes = int(counting.sum()), len(np.unique(targets))
+    if n < FEWEST or n_classes < 2:
         nothing = Accuracy(0.0, 0.0, 1.0)
         lines = tuple(Line(name, nothing, nothing) for name in embeddings)
-        return Report(
-            lines, "", f"Cannot tell yet: {len(targets)} answers in {n_classes} classes; {FEWEST} in two are needed."
-        )
+        return Report(lines, "", f"Cannot tell yet: {n} {what} in {n_classes} classes; {FEWEST} in two are needed.")
     folds = _folds(targets, np.random.default_rng(seed))
-    right = {name: _right(given, targets, folds) for name, given in embeddings.items()}
+    right = {name: _right(given, targets, folds)[:, counting] for name, given in embeddings.items()}
     unsorted = [Line(name, *(accuracy(int(hits.sum()), len(hits)) for hits in pair)) for name, pair in right.items()]
     lines = tuple(sorted(unsorted, key=lambda line: -line.score))
-    return _judged(lines, right, len(targets), seed)
+    return _judged(lines, right, f"{n:,} {what}", seed)
 
 
-def _judged(lines: tuple[Line, ...], right: dict[str, np.ndarray], n: int, seed: int) -> Report:
+def _judged(lines: tuple[Line, ...], right: dict[str, np.ndarray], what: str, seed: int) -> Report:
     best = lines[0]
     if len(lines) == 1:
-        return Report(lines, best.name, f"{best.name} is the only encoder there is: {_percent(best.score)} right.")
+        why = f"{best.name} is the only encoder there is, right on {_percent(best.score)} of {what}."
+        return Report(lines, best.name, why)
+    n = right[best.name].shape[1]
     drawn = np.random.default_rng(seed).integers(n, size=(_DRAWS, n))
     for other in lines[1:]:
         lead = (right[best.name] - right[other.name]).mean(axis=0)
@@ -88,13 +96,13 @@ def _judged(lines: tuple[Line, ...], right: dict[str, np.ndarray], n: int, seed:
             return Report(
                 lines,
                 "",
-                f"Cannot tell yet: after {n} answers {best.name} leads {other.name} by"
+                f"Cannot tell yet: after {what} {best.name} leads {other.name} by"
                 f" {_percent(best.score - other.score)}, and anything from {_percent(low)} to {_percent(high)} fits.",
             )
     return Report(
         lines,
         best.name,
-        f"{best.name} is right on {_percent(best.score)} of {n} answers it had not seen, {lines[1].name}, the next,"
+        f"{best.name} is right on {_percent(best.score)} of {what} it had not seen, {lines[1].name}, the next,"
         f" on {_percent(lines[1].score)}.",
     )
 
@@ -108,7 +116,10 @@ def _folds(targets: Rows, rng: np.random.Generator) -> Rows:
 
 
 def _right(embeddings: Floats, targets: Rows, folds: Rows) -> np.ndarray:
-    """float64 (2, L), 1 where the neighbours, then where the boundary, named an item's class without its answer."""
+    """float64 (2, L), 1 where the neighbours, then where the boundary, named an item's class without its answer.
+
+    The first L embeddings are those of the targets.
+    """
     right = np.zeros((2, len(targets)))
     # A pool item is brought to distance 1 from the mean, so that one penalty means the same to every encoder.
     points = np.asarray(embeddings, np.float64) - embeddings.mean(axis=0)

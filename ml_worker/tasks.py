@@ -9,7 +9,7 @@ from celery import shared_task
 from annotator import jobs
 from annotator.actions import importing
 from annotator.models import Job
-from ml_worker import embedding, refitting, take_home, training
+from ml_worker import comparing, embedding, refitting, sharding, take_home, training
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ STEPS: dict[str, Callable[[jobs.Run], None]] = {
     Job.Kind.EMBED: embedding.run,
     Job.Kind.REFIT: refitting.run,
     Job.Kind.TRAIN: training.run,
+    Job.Kind.COMPARE: comparing.run,
     Job.Kind.EXPORT: take_home.run,
 }
 

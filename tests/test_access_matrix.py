@@ -87,6 +87,7 @@ API: dict[str, dict[str, str]] = {
     "api-job-cancel": {"POST": REVIEW},
     "api-refit": {"POST": REVIEW},
     "api-train": {"POST": REVIEW},
+    "api-compare": {"POST": REVIEW},
     "api-models": {"GET": VIEW},
     "api-progress": {"GET": VIEW},
     "api-proposals": {"GET": REVIEW},

@@ -76,3 +76,22 @@ def test_other_items_are_refused() -> None:
         rank({"a": embeddings(TARGETS, 1.0)[:50]}, TARGETS, seed=0)
     with pytest.raises(ValueError, match="no encoder"):
         rank({}, TARGETS, seed=0)
+
+
+def test_items_without_an_answer_say_where_the_middle_is_and_are_not_counted() -> None:
+    pool = np.concatenate([embeddings(TARGETS, 6.0), np.full((500, 8), 30, np.float32)])
+    report = rank({"a": pool}, TARGETS, seed=0)
+    assert report.why.endswith("of 120 answers.")
+    assert report.lines[0].probe.rate > 0.9
+    with pytest.raises(ValueError, match="not the same items"):
+        rank({"a": pool, "b": pool[:-1]}, TARGETS, seed=0)
+
+
+def test_only_the_judged_items_count_and_the_others_teach() -> None:
+    # The first 80 carry no signal, the last 40 do: judged on those alone nearly all are right.
+    given = np.concatenate([embeddings(TARGETS[:80], 0.0), embeddings(TARGETS[80:], 8.0, seed=1)])
+    judged = np.arange(120) >= 80
+    line = rank({"a": given}, TARGETS, seed=0, judged=judged, what="random checks").lines[0]
+    assert line.knn.rate > 0.9 > rank({"a": given}, TARGETS, seed=0).lines[0].knn.rate
+    few = rank({"a": given}, TARGETS, seed=0, judged=np.arange(120) < 9, what="random checks")
+    assert few.why == "Cannot tell yet: 9 random checks in 4 classes; 10 in two are needed."

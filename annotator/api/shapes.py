@@ -324,10 +324,22 @@ class TrainingRequest(serializers.Serializer[Any]):
     minutes = serializers.FloatField(required=False, help_text="at most so long; without it as in the settings")
 
 
+class ComparisonRequest(serializers.Serializer[Any]):
+    also = serializers.ListField(
+        child=serializers.CharField(max_length=100),
+        default=list,
+        max_length=10,
+        help_text=(
+            "encoders to have in whatever they cost: self_supervised learns for minutes, pretrained may be downloaded;"
+            " without it they take part if the settings name them, or if they lie there from before"
+        ),
+    )
+
+
 class ModelShape(serializers.ModelSerializer[ModelVersion]):
     class_ids = serializers.ListField(child=serializers.IntegerField(), help_text="order of the model's classes")
     metrics = serializers.JSONField()
-    algorithm_kind = serializers.SerializerMethodField(help_text="head or trainer")
+    algorithm_kind = serializers.SerializerMethodField(help_text="head, trainer or zero_shot")
 
     def get_algorithm_kind(self, model: ModelVersion) -> str:
         return queries.learner_kind(model)

@@ -8,7 +8,7 @@ from rest_framework.response import Response
 
 from annotator import access, jobs, queries
 from annotator.access import REVIEW
-from annotator.actions import training
+from annotator.actions import comparing, training
 from annotator.api import shapes
 from annotator.api.endpoint import Endpoint, Listing, person, read
 from annotator.models import Job, ModelVersion
@@ -63,6 +63,19 @@ class Train(Endpoint):
         project = access.get_project(person(request), project_id, REVIEW)
         wanted = read(shapes.TrainingRequest, request.data)
         job = training.request_training(project=project, actor=person(request), **wanted)
+        return Response(shapes.JobShape(job).data, status=202)
+
+
+@extend_schema(tags=["learn"])
+class Compare(Endpoint):
+    @extend_schema(request=shapes.ComparisonRequest, responses={202: shapes.JobShape})
+    def post(self, request: Request, project_id: int) -> Response:
+        """Compare the encoders on the answers there are. Answers the job that does it; its result says as `encoders`
+        how well each does, with intervals, and which is recommended. 409 while something is missing for it, or when
+        another comparison waits. To go by it, change the setting `encoder` of the project."""
+        project = access.get_project(person(request), project_id, REVIEW)
+        wanted = read(shapes.ComparisonRequest, request.data)
+        job = comparing.request_comparison(project=project, actor=person(request), **wanted)
         return Response(shapes.JobShape(job).data, status=202)
 
 

@@ -42,6 +42,7 @@ urlpatterns = [
     path(f"{project}jobs/<int:job_id>/cancel/", training.JobCancel.as_view(), name="api-job-cancel"),
     path(f"{project}refit/", training.Refit.as_view(), name="api-refit"),
     path(f"{project}train/", training.Train.as_view(), name="api-train"),
+    path(f"{project}compare/", training.Compare.as_view(), name="api-compare"),
     path(f"{project}models/", training.Models.as_view(), name="api-models"),
     path(f"{project}progress/", training.Progress.as_view(), name="api-progress"),
     # Review

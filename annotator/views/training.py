@@ -14,7 +14,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from annotator import algorithms, jobs, queries
 from annotator.access import OWN, REVIEW, VIEW, allows, get_job, get_membership, get_project
-from annotator.actions import training
+from annotator.actions import comparing, training
 from annotator.errors import Conflict, InvalidSettings, NotFound
 from annotator.models import Job, Membership, ModelVersion, Project
 from annotator.views import PageRequest, page
@@ -22,9 +22,11 @@ from annotator.views.dashboard import jobs_context, model_facts, polled, title_o
 
 TEMPLATE = "training.html"
 # The parts htmx may ask for, by the id of the element they fill.
-PARTS = ("jobs", "models", "network")
+PARTS = ("jobs", "models", "network", "encoders")
 # The head that always runs beside a network.
 PLAIN = "logistic_regression"
+# What encodes a project whose network took over.
+TRAINED = "trained"
 JOB_TEMPLATE = "job.html"
 JOBS_AT_MOST = 20
 MODELS_AT_MOST = 30
@@ -39,6 +41,7 @@ BOOKKEEPING = {
     "seconds_left",
     "beside",
     "audit",
+    "encoders",
     jobs.INTERRUPTED,
 }
 
@@ -47,25 +50,27 @@ BOOKKEEPING = {
 @page
 def show(request: PageRequest, project_id: int) -> HttpResponse:
     if request.method == "POST":
-        return _ask(request, get_membership(request.user, project_id, REVIEW))
+        needed = OWN if request.POST.get("ask") == "use-encoder" else REVIEW
+        return _ask(request, get_membership(request.user, project_id, needed))
     membership = get_membership(request.user, project_id, VIEW)
     part = request.htmx.target if request.htmx and request.htmx.target in PARTS else None
     if part == "network":
-        return _network_part(request, membership)
+        return _running_part(request, part, _network(membership) | {"project": membership.project}, "is_training")
+    if part == "encoders":
+        return _running_part(request, part, _encoders(membership) | {"project": membership.project}, "is_comparing")
     context = jobs_context(membership, JOBS_AT_MOST)
     if part != "jobs":
         context |= _learnt(membership)
     if part is None:
-        context |= _network(membership)
+        context |= _network(membership) | _encoders(membership)
     return polled(request, TEMPLATE, part, context)
 
 
-def _network_part(request: PageRequest, membership: Membership) -> HttpResponse:
-    """The training that runs, drawn anew; 286 once it is over."""
-    context = _network(membership) | {"project": membership.project}
-    response = render(request, f"{TEMPLATE}#network", context)
+def _running_part(request: PageRequest, part: str, context: dict[str, Any], runs: str) -> HttpResponse:
+    """The training or comparison that runs, drawn anew; 286 once it is over."""
+    response = render(request, f"{TEMPLATE}#{part}", context)
     response["Cache-Control"] = "no-store"
-    if not context["is_training"]:
+    if not context[runs]:
         response.status_code = 286
     return response
 
@@ -80,13 +85,37 @@ def _ask(request: PageRequest, membership: Membership) -> HttpResponse:
         try:
             job = _ask_training(request, project)
         except (InvalidSettings, Conflict) as error:
-            context = jobs_context(membership, JOBS_AT_MOST) | _learnt(membership) | _network(membership)
-            context |= {"refused": error.message, "trainer": request.POST.get("trainer", "")}
+            context = {"refused": error.message, "trainer": request.POST.get("trainer", "")}
             context |= {"minutes": request.POST.get("minutes", "")}
-            return render(request, TEMPLATE, context, status=error.status)
+            return _refused(request, membership, context, error.status)
+    elif asked == "compare":
+        try:
+            also = request.POST.getlist("also")
+            job = comparing.request_comparison(project=project, actor=request.user, also=also)
+        except (InvalidSettings, Conflict) as error:
+            return _refused(request, membership, {"compare_refused": error.message}, error.status)
+    elif asked == "use-encoder":
+        return _use_encoder(request, membership)
     else:
-        raise InvalidSettings(f"{asked[:40]!r} is not something to ask for; choose refit, train or embed")
+        known = "refit, train, compare or embed"
+        raise InvalidSettings(f"{asked[:40]!r} is not something to ask for; choose {known}")
     messages.success(request, f"{job.get_kind_display()}: job {job.pk} is asked for")
+    return _see_other(reverse("training", args=[project.pk]))
+
+
+def _refused(request: PageRequest, membership: Membership, said: dict[str, Any], status: int) -> HttpResponse:
+    """The page as it was, with what was said to a form of it."""
+    context = jobs_context(membership, JOBS_AT_MOST) | _learnt(membership) | _network(membership)
+    return render(request, TEMPLATE, context | _encoders(membership) | said, status=status)
+
+
+def _use_encoder(request: PageRequest, membership: Membership) -> HttpResponse:
+    project, name = membership.project, request.POST.get("encoder", "")
+    try:
+        comparing.use_encoder(project=project, actor=request.user, name=name)
+    except (InvalidSettings, Conflict) as error:
+        return _refused(request, membership, {"compare_refused": error.message}, error.status)
+    messages.success(request, f"Encoder: {title_of('encoder', name)}. The images are being embedded with it")
     return _see_other(reverse("training", args=[project.pk]))
 
 
@@ -175,6 +204,58 @@ def _compared(name: str, result: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"name": each, "report": report} for each, report in reports if report and report["n"]]
 
 
+def _encoders(membership: Membership) -> dict[str, Any]:
+    """The form that asks for a comparison, the one that runs or ran last, and the last report."""
+    project = membership.project
+    newest, reported = queries.newest_comparison(project)
+    embedding = queries.current_embedding(project)
+    return {
+        "may_compare": allows(membership.role, REVIEW),
+        "may_use": allows(membership.role, OWN),
+        "compare_missing": queries.missing_for_comparison(project),
+        "comparison": newest,
+        "is_comparing": newest is not None and not newest.is_over,
+        "report": encoder_report(reported, embedding) if reported else None,
+        "on_wish": [_wish(project, name) for name in comparing.ON_WISH],
+    }
+
+
+def _wish(project: Project, name: str) -> dict[str, Any]:
+    """An encoder that costs something, with what; ``is_in``: the settings name it, so that it takes part anyway."""
+    parameters = project.settings.parameters_of("encoder", name)
+    minutes = f"learns for {parameters['minutes']:g} minutes first" if "minutes" in parameters else ""
+    return {
+        "name": name,
+        "title": title_of("encoder", name),
+        "cost": minutes or "is downloaded, if it is not here",
+        "is_in": project.settings.encoder == name or f"encoder.{name}.model" in project.settings.parameters,
+    }
+
+
+def encoder_report(job: Job, embedding: Job | None) -> dict[str, Any]:
+    """A comparison with titles for names. ``embedding`` tells what is in use now; without one, nothing is."""
+    stored = job.result["encoders"]
+    in_use = embedding.result["encoder"] if embedding else ""
+
+    def named(line: dict[str, Any]) -> dict[str, Any]:
+        name = line["name"]
+        shown = {
+            "title": "The trained network" if name == TRAINED else title_of("encoder", name),
+            "is_in_use": name == in_use,
+            "is_recommended": name == stored["recommended"],
+            "can_be_used": name not in (in_use, TRAINED),
+            "rates": [line.get("knn"), line.get("probe")],
+        }
+        return line | shown
+
+    return stored | {
+        "job": job,
+        "lines": [named(line) for line in stored["lines"]],
+        "left_out": [named(line) for line in stored["left_out"]],
+        "network_in_use": in_use == TRAINED,
+    }
+
+
 @require_safe
 @page
 def preview(request: PageRequest, project_id: int) -> HttpResponseBase:
@@ -218,6 +299,7 @@ def _job_context(membership: Membership, wanted: Job) -> dict[str, Any]:
         "may_cancel": allows(membership.role, REVIEW) and not wanted.is_over,
         "models": list(wanted.model_versions.all()),
         "training": training_facts(wanted) if wanted.kind == Job.Kind.TRAIN else None,
+        "report": encoder_report(wanted, None) if "encoders" in wanted.result else None,
         "result": _plain(wanted.result),
         "parameters": _plain(wanted.parameters),
         "worker_alive": queries.worker_state()["alive"],
