@@ -7,6 +7,7 @@ that names the variable. docs/settings.md lists them all.
 import hashlib
 import re
 import secrets
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,13 @@ JOB_STALE_S = 20
 LEASE_S = 300
 # Images that a worker scores at a time; the smallest is what a network looks at at once.
 SHARD_IMAGES: int = environment.number("SHARD_IMAGES", 2048, 512, 1_000_000)
+# 0: as many as there are GPUs, or one; only the worker can count them.
+TRAINING_PROCESSES: int = environment.number("TRAINING_PROCESSES", 0, 0, 1024)
+TORCHRUN_OPTIONS: str = environment.text("TORCHRUN_OPTIONS")
+try:
+    shlex.split(TORCHRUN_OPTIONS)
+except ValueError as error:
+    raise InvalidEnvironment(f"TORCHRUN_OPTIONS must be options as at a command line: {error}") from error
 
 CELERY_BROKER_URL: str = environment.url(
     "CELERY_BROKER_URL", ("redis", "rediss", "amqp", "amqps", "filesystem"), default="filesystem://"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -13,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from django.conf import settings
 
 from annotator import algorithms, jobs, queries
 from annotator.errors import InvalidSettings, JobCancelled
 from annotator.models import Annotation, Job, Project
-from ml_worker import choosing, fast_loop, loop, neighbours, nets, refitting, snapshot
+from ml_worker import choosing, distributed_training, fast_loop, loop, neighbours, nets, refitting, snapshot
 from ml_worker.batches import Examples, estimated_prior
 from ml_worker.calibrate import softmax, temperature
 from ml_worker.choosing import Choice, choose, is_better
@@ -59,7 +61,15 @@ def run(run: jobs.Run) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     folder = snapshot.embedding_folder(f"{project.pk}/training-{run.job.pk}")
     try:
-        trained = loop.train(examples, recipe, policy, folder=folder, report=_reporter(run))
+        trained = distributed_training.train(
+            examples,
+            recipe,
+            policy,
+            folder=folder,
+            report=_reporter(run),
+            processes=settings.TRAINING_PROCESSES or max(1, torch.cuda.device_count()),
+            options=shlex.split(settings.TORCHRUN_OPTIONS),
+        )
         if trained.resumed:
             run.log(trained.resumed)
         run.log(f"stopped after {trained.step:,} steps: {trained.stopped}")
@@ -170,7 +180,8 @@ def _reporter(run: jobs.Run) -> Callable[[loop.Progress], None]:
         nonlocal written
         # What was told after the checkpoint that an earlier attempt left behind is told again.
         history[:] = [entry for entry in history if entry["step"] < progress.step]
-        history.append(_entry(progress))
+        if progress.logs:  # several processes that only begin have nothing to tell
+            history.append(_entry(progress))
         said = [f"step {progress.step:,}", f"{_left(progress.seconds_left)} left"]
         if "loss" in progress.logs:
             said.append(f"loss {progress.logs['loss']:.2f}")

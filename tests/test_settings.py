@@ -90,6 +90,8 @@ def test_blank_is_the_same_as_not_set() -> None:
             "WINNOW_DATA is '~no-such-user/x', but there is no such home",
         ),
         ("MEDIA_ROOT", "~no-such-user/x", "MEDIA_ROOT is '~no-such-user/x', but there is no such home"),
+        ("TRAINING_PROCESSES", "-1", "TRAINING_PROCESSES must be a whole number from 0 to 1024, not '-1'"),
+        ("TORCHRUN_OPTIONS", "--nnodes='2", "TORCHRUN_OPTIONS must be options as at a command line: No closing"),
         ("ADMIN_USERNAME", "a b", "ADMIN_USERNAME must be at most 150 letters, digits and @ . + - _"),
         ("ADMIN_EMAIL", "alice", "ADMIN_EMAIL must be an e-mail address, not 'alice'"),
         ("ADMIN_PASSWORD", "s3cret", "ADMIN_PASSWORD is set without ADMIN_USERNAME"),
