@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -100,6 +101,18 @@ class RunningSite:
             10,
             "there was a worker",
         )
+
+    @contextmanager
+    def another_worker(self) -> Iterator[psutil.Popen]:
+        """A second worker beside the site's own, started as on another machine."""
+        celery = ["celery", "--app=ml_worker.celery:app", "--quiet", "worker", "--hostname=another@%h"]
+        options = ["--pool=threads", "--concurrency=3", "--loglevel=WARNING", "--without-gossip", "--without-mingle"]
+        process = psutil.Popen([sys.executable, "-m", *celery, *options], cwd=BASE_DIR, env=self.environment)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait(10)
 
     def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Ask the site's own database."""
