@@ -240,6 +240,24 @@ def test_a_training_that_was_cut_short_goes_on_where_it_was(
     assert leftovers(shades) == []
 
 
+@pytest.mark.slow
+@pytest.mark.django_db
+def test_two_processes_train_when_the_installation_says_so(
+    shades: Project, alice: User, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    settings.TRAINING_PROCESSES = 2
+    monkeypatch.setattr(choosing, "STEPS_AT_MOST", 6)
+    at_step(monkeypatch, 6, lambda: None)
+    monkeypatch.setattr(worker_training, "is_better", lambda new, old: (True, "it is the test's wish"))
+    monkeypatch.setattr(loop, "train", lambda *all, **others: pytest.fail("it trains elsewhere"))
+    job = train(shades, alice, trainer="freematch")
+    assert (job.state, job.error, job.result["steps"]) == (Job.State.DONE, "", 6)
+    assert [entry["step"] for entry in job.result["history"]] == [1, 2, 3, 4, 5, 6]
+    assert 0 <= job.result["history"][-1]["audit_accuracy"] <= 1
+    assert queries.current_embedding(shades) == job
+    assert leftovers(shades) == []
+
+
 @pytest.mark.django_db
 @pytest.mark.usefixtures("short")
 def test_answers_classes_and_images_that_come_while_it_trains_are_respected(
