@@ -210,7 +210,7 @@ def test_a_back_test_gives_the_same_result_twice(tmp_path: Path) -> None:
 
 
 def test_auto_acceptance_appears_with_a_certificate_and_its_true_precision(tmp_path: Path) -> None:
-    result, _ = back_test(write_folder(tmp_path, files(60)), budget=60, target_precision=0.7)
+    result, _ = back_test(write_folder(tmp_path, files(100)), budget=80, target_precision=0.7)
     curve = result["runs"][0]["curve"]
     opened = [point for point in curve if point["auto_accepted"]]
     assert opened
@@ -262,7 +262,7 @@ def test_a_network_is_trained_on_the_pool_without_its_random_checks_and_the_test
     result, lines = back_test(
         write_folder(tmp_path, files(50)),
         trainer="fixmatch",
-        trainer_parameters=clean_parameters("trainer", "fixmatch", {"threshold": 0.7}),
+        trainer_parameters={"fixmatch": clean_parameters("trainer", "fixmatch", {"threshold": 0.7})},
         minutes=2.0,
         train_at=[5, 20],
     )

@@ -2,8 +2,20 @@
 
 import numpy as np
 import pytest
+from scipy.stats import hypergeom
 
-from ml_worker.gate import LADDER, audits_needed, certify, lower_bound
+from ml_worker.gate import (
+    LADDER,
+    answers_missing,
+    audits_needed,
+    certify,
+    certify_classes,
+    look_due,
+    lower_bound,
+    planned_look,
+    representative,
+    rest_bound,
+)
 
 PROJECTS = 500
 # 5 % plus three standard deviations of a rate seen in so many projects.
@@ -40,8 +52,9 @@ def test_a_perfect_audit_opens_the_gate_for_everything_and_a_short_one_for_nothi
     assert certify(confidence, confidence[::4], np.ones(250, bool), 0.99) is None
     given = certify(confidence, confidence[::2], np.ones(500, bool), 0.99)
     assert given is not None
-    assert (given.n, given.k, given.share) == (500, 500, 1.0)
-    assert given.bound == pytest.approx(0.05 ** (1 / 500))
+    assert (given.n, given.k, given.rest, given.share) == (500, 500, 1000, 1.0)
+    # Of 1,500 items with 7 errors a sample of 500 has none in 5.8 % of all draws, with 8 in 3.9 %.
+    assert given.bound == pytest.approx(1 - 7 / 1000)
 
 
 def test_the_walk_stops_at_the_first_region_that_fails() -> None:
@@ -116,3 +129,139 @@ def test_certificates_are_not_merely_withheld() -> None:
         right = rng.random(120) < 0.85 + 0.15 * np.sqrt(audited)
         given += certify(rng.random(2000), audited, right, 0.9) is not None
     assert given > 25
+
+
+# --- what is left of a pool
+
+
+def test_the_bound_for_what_is_left_is_that_of_counting_all_samples() -> None:
+    # Ten items, four audited, one of them wrong. With 6 errors in the ten a sample of four shows at most one in
+    # 25 of 210 draws, with 7 in 7 of 210: at 10 % seven are ruled out and six are not, five of them among the rest.
+    assert rest_bound(3, 4, 6, 0.1) == pytest.approx(1 - 5 / 6)
+    assert rest_bound(3, 4, 6, 25 / 210 + 1e-9) == pytest.approx(1 - 4 / 6)
+
+
+@pytest.mark.parametrize(("k", "n", "rest"), [(8, 10, 7), (3, 3, 900), (55, 60, 1), (180, 200, 400)])
+def test_the_bound_for_what_is_left_is_the_exact_one_of_scipy(k: int, n: int, rest: int) -> None:
+    whole, errors = n + rest, n - k
+    possible = [wrong for wrong in range(errors, errors + rest + 1) if hypergeom.cdf(errors, whole, wrong, n) > 0.05]
+    assert rest_bound(k, n, rest, 0.05) == pytest.approx(1 - (possible[-1] - errors) / rest)
+
+
+@pytest.mark.parametrize(("k", "n"), [(299, 299), (470, 473), (50, 100), (0, 20)])
+def test_the_bound_for_an_endless_rest_is_the_usual_one(k: int, n: int) -> None:
+    assert rest_bound(k, n, 10**8, 0.05) == pytest.approx(lower_bound(k, n, 0.05), abs=1e-4)
+
+
+def test_nothing_left_is_all_right_and_nothing_audited_says_nothing() -> None:
+    assert rest_bound(0, 10, 0, 0.05) == 1.0
+    assert rest_bound(0, 0, 10, 0.05) == 0.0
+
+
+def test_the_promise_about_the_rest_of_small_pools_is_kept_where_the_endless_one_breaks() -> None:
+    rng = np.random.default_rng(0)
+    broken = {"rest": 0, "endless": 0}
+    for _ in range(2000):
+        right = np.ones(110, bool)
+        right[rng.permutation(110)[:2]] = False  # two errors
+        n, k = 100, int(right[:100].sum())
+        true = right[100:].mean()
+        broken["rest"] += rest_bound(k, n, 10, 0.05) > true
+        broken["endless"] += lower_bound(k, n, 0.05) > true
+    assert broken["rest"] / 2000 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 2000)
+    assert broken["endless"] / 2000 > 0.1
+
+
+# --- looking again and again
+
+
+@pytest.mark.parametrize("target", [0.9, 0.95, 0.99])
+def test_all_looks_together_spend_no_more_than_there_is(target: float) -> None:
+    looks = [planned_look(number, target) for number in range(1, 40)]
+    assert sum(look.delta for look in looks) <= 0.05
+    assert [look.at for look in looks] == sorted({look.at for look in looks})
+    # Each could succeed when it is due, and later ones with a narrower region or with errors.
+    spare = [look.at - audits_needed(target, look.delta) for look in looks[:12]]
+    assert spare[0] >= 0
+    assert spare == sorted(spare)
+
+
+def test_a_look_is_due_once_and_those_missed_are_not_made_up_for() -> None:
+    first, third = planned_look(1, 0.95), planned_look(3, 0.95)
+    assert look_due(first.at - 1, 0, 0.95) is None
+    assert look_due(first.at, 0, 0.95) == first
+    assert look_due(first.at + 3, 1, 0.95) is None
+    assert look_due(third.at, 0, 0.95) == third
+    assert look_due(third.at, 3, 0.95) is None
+
+
+def stopped_at_the_first(looks: bool, seed: int) -> bool:
+    """Whether a rule ever certifies a model that is right in 94.5 % of cases, anew at each refit, as 95 %."""
+    rng, taken = np.random.default_rng(seed), 0
+    for n in range(60, 1000, 20):
+        k = int(rng.binomial(n, 0.945))  # another model: what it gets wrong has nothing to do with the one before
+        look = look_due(n, taken, 0.95)
+        taken = look.number if look else taken
+        delta = (look.delta if look else 0.0) if looks else 0.05
+        if delta and lower_bound(k, n, delta) >= 0.95:
+            return True
+    return False
+
+
+def test_who_looks_until_it_passes_is_told_the_truth_by_planned_looks_alone() -> None:
+    wrong = {
+        looks: np.mean([stopped_at_the_first(looks, seed) for seed in range(PROJECTS // 2)]) for looks in (True, False)
+    }
+    assert wrong[True] <= ALLOWED
+    assert wrong[False] > 0.3
+
+
+# --- classes, strata, what is missing
+
+
+def test_each_class_gets_its_own_threshold_and_an_unseen_one_none() -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.4, 1.0, 6000).astype(np.float32)
+    guesses = np.arange(6000) % 2  # the third class is never predicted
+    probs = np.zeros((6000, 3), np.float32)
+    probs[np.arange(6000), guesses] = confidence
+    probs[:, 2] = (1 - confidence) / 2
+    # The first class is always right, the second only when sure; some answers are of no class.
+    targets = np.where((guesses == 0) | (confidence > 0.7), guesses, -1)
+    easy, hard, unseen = certify_classes(probs[2000:], probs[:2000], targets[:2000], 0.95)
+    assert easy is not None
+    assert (easy.column, easy.k, easy.rest) == (0, easy.n, 2000)
+    assert hard is not None
+    assert hard.column == 1
+    assert hard.threshold == pytest.approx(0.7, abs=0.03)
+    assert 0.2 < hard.share < 0.27
+    assert easy.delta == pytest.approx(0.05 / 3)
+    assert unseen is None
+
+
+def test_an_import_sampled_more_densely_does_not_count_for_more() -> None:
+    pool = [1] * 950 + [2] * 50
+    audit = [2] * 50 + [1] * 50
+    kept = representative(pool, audit)
+    # 50 of 1,000 of the first were looked at; of the second 50 of 100, so two or three of its answers are enough.
+    assert kept[50:].all()
+    assert kept[:50].sum() == 2
+    assert kept[:2].all()
+    assert representative([1] * 10, [1] * 3).all()
+    assert not representative([1, 2], [1]).any()  # nothing is known about the second
+    assert len(representative([1], [])) == 0
+
+
+def test_what_is_missing_is_enough_when_it_comes_without_an_error() -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.random(200)
+    right = confidence > 0.2
+    missing = answers_missing(confidence, right, 0.95, 0.05)
+    assert 0 < missing < 200
+    pool = rng.random(100_000)
+
+    def given(n: int) -> object:
+        more = rng.random(n)
+        return certify(pool, np.append(confidence, more), np.append(right, more > 0.0), 0.95)
+
+    assert given(2 * missing + 40) is not None
