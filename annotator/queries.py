@@ -195,11 +195,9 @@ def missing_for_comparison(project: Project) -> str:
         return "the images are not embedded yet; compare encoders once they are"
     counts = [count for label_class, count in class_balance(project) if count and not label_class.is_archived]
     if sum(counts) < ANSWERS_TO_COMPARE or len(counts) < 2:
-        classes = f"{len(counts)} class{'' if len(counts) == 1 else 'es'}"
-        return (
-            f"it takes {ANSWERS_TO_COMPARE} labelled images of at least two classes; there are {sum(counts):,} of"
-            f" {classes}"
-        )
+        classes = f"class{'' if len(counts) == 1 else 'es'}"
+        so_far = f"there are {sum(counts):,} of {len(counts)} {classes} so far" if counts else "there are none yet"
+        return f"it takes {ANSWERS_TO_COMPARE} labelled images of at least two classes; {so_far}"
     return ""
 
 

@@ -262,7 +262,7 @@ def _self_supervised(bench: Bench, progress: Progress) -> tuple[Any, str]:
     wanted = parameters | {"image_px": image_px}
     for folder in (mine / "encoder", *sorted(of_project.glob("embedding-*/encoder"))):
         if _is_as_set(folder, wanted):
-            return encoders.load("self_supervised").load(folder), "as it was taught before"
+            return encoders.load("self_supervised").load(folder), "As it was taught before"
     if "self_supervised" not in bench.also and bench.project.settings.encoder != "self_supervised":
         raise LeftOut(f"not taught yet; once ticked it learns for {parameters['minutes']:g} minutes first")
     encoder, pool = bench.fresh("self_supervised"), bench.whole_pool()
@@ -276,7 +276,7 @@ def _self_supervised(bench: Bench, progress: Progress) -> tuple[Any, str]:
     encoder.save(mine / "fresh")
     shutil.rmtree(mine / "encoder", ignore_errors=True)
     (mine / "fresh").rename(mine / "encoder")
-    return encoder, f"taught on {len(pool):,} images"
+    return encoder, f"Taught on {len(pool):,} images"
 
 
 def _in_blocks(encoder: Any, squares: Callable[[slice], Images], bench: Bench, progress: Progress) -> Floats:

@@ -49,7 +49,7 @@ def test_the_page_says_how_many_answers_it_takes(
     )
     answer(carol, items[0], cat)
     page = client.get(url(project)).text
-    assert "it takes 10 labelled images of at least two classes; there are 1 of 1 class." in page
+    assert "it takes 10 labelled images of at least two classes; there are 1 of 1 class so far." in page
     assert 'value="compare" disabled' in page
     assert client.post(url(project), {"ask": "compare"}).status_code == 409
     assert queries.ANSWERS_TO_COMPARE == encoder_report.FEWEST
@@ -159,6 +159,8 @@ def test_the_encoder_of_the_settings_is_brought_back_from_behind_a_network(compa
     )
     comparing.use_encoder(project=project, actor=alice, name="pca_pixels")
     assert Job.objects.get(project=project, kind="embed").parameters == {"afresh": True}
+    with pytest.raises(comparing.Conflict, match="being embedded"):
+        comparing.use_encoder(project=project, actor=alice, name="pca_pixels")
 
 
 def test_a_running_comparison_is_drawn_until_it_is_over(compared: Job, login: Login, carol: User, vera: User) -> None:
@@ -236,7 +238,7 @@ def test_each_encoder_that_can_be_had_is_judged_and_the_others_say_why_not(pool:
     assert 0 <= line["knn"]["low"] <= line["knn"]["rate"] <= line["knn"]["high"] <= 1
     assert line["knn"]["rate"] > 0.9 and line["probe"]["rate"] > 0.9
     assert (found["judged_on"], found["judged"], found["answers"]) == ("answers", 32, 32)
-    assert found["recommended"] == found["in_use"] == "pca_pixels"
+    assert (found["recommended"], found["in_use"]) == ("", "pca_pixels"), "there is nothing to choose from"
     job = Job.objects.get(project=pool, kind="compare")
     assert job.message == found["why"]
 
@@ -256,9 +258,9 @@ def test_a_published_model_takes_part_once_named_and_a_wrong_one_stops_nobody(po
 def test_the_pool_teaches_an_encoder_when_that_is_wished_and_once(
     pool: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert note(compare(pool, "self_supervised", parameters=TAUGHT), "self_supervised") == "taught on 90 images"
+    assert note(compare(pool, "self_supervised", parameters=TAUGHT), "self_supervised") == "Taught on 90 images"
     monkeypatch.setattr(self_supervised.Encoder, "fit", None)
-    assert note(compare(pool), "self_supervised") == "as it was taught before"
+    assert note(compare(pool), "self_supervised") == "As it was taught before"
     found = compare(pool, parameters=TAUGHT | {"encoder.self_supervised.variant": "vicreg"})
     assert names(found["left_out"]) == {"self_supervised", "pretrained"}, "the one on the disk is another"
 

@@ -37,12 +37,19 @@ def request_comparison(*, project: Project, actor: User, also: Iterable[str] = (
 def use_encoder(*, project: Project, actor: User, name: str) -> None:
     """Make this the encoder of the settings and have every image embedded with it, also in place of a trained network.
 
-    Raises InvalidSettings for an unknown name, Conflict when it encodes the project already.
+    Raises InvalidSettings for an unknown name, Conflict when it encodes the project already or is about to.
     """
     embedding = queries.current_embedding(project)
     if project.settings.encoder != name:
         projects.save_settings(project=project, actor=actor, raw={"encoder": name})  # which asks for the embedding
     elif embedding is not None and embedding.result["encoder"] == name:
         raise Conflict("this encoder is in use already")
+    elif Job.objects.filter(
+        project=project,
+        kind=Job.Kind.EMBED,
+        state__in=[Job.State.QUEUED, Job.State.RUNNING],
+        parameters__afresh=True,
+    ).exists():
+        raise Conflict("the images are being embedded with this encoder already")
     else:  # the settings name it, and a trained network stands in its place
         training.request_embedding(project=project, actor=actor)

@@ -223,13 +223,21 @@ def _encoders(membership: Membership) -> dict[str, Any]:
 def _wish(project: Project, name: str) -> dict[str, Any]:
     """An encoder that costs something, with what; ``is_in``: the settings name it, so that it takes part anyway."""
     parameters = project.settings.parameters_of("encoder", name)
-    minutes = f"learns for {parameters['minutes']:g} minutes first" if "minutes" in parameters else ""
+    cost = f"learns for {parameters['minutes']:g} minutes first" if "minutes" in parameters else ""
+    if model := parameters.get("model"):
+        shown = _without_folders(model)
+        cost = shown if shown != model else f"{model}, downloaded if it is not here"
     return {
         "name": name,
         "title": title_of("encoder", name),
-        "cost": minutes or "is downloaded, if it is not here",
+        "cost": cost,
         "is_in": project.settings.encoder == name or f"encoder.{name}.model" in project.settings.parameters,
     }
+
+
+def _without_folders(model: str) -> str:
+    """The name of a model; of a folder its last part: the folders of the server are nobody's business."""
+    return Path(model).name if model.startswith(("/", ".", "~")) else model
 
 
 def encoder_report(job: Job, embedding: Job | None) -> dict[str, Any]:
