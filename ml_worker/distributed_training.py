@@ -157,8 +157,10 @@ def _failure(folder: Path, told: str) -> Exception:
             return ProcessDied(f"process {local_rank} of the training was ended by {name}{why}; start it again")
     if errors:
         return ProcessDied(f"process {errors[0]['rank']} of the training: {errors[0]['type']}: {errors[0]['message']}")
-    lines = [line for line in told.splitlines() if line.strip()]
-    return ProcessDied("the processes of the training ended; the last they said: " + " / ".join(lines[-5:]))
+    # torchrun ends with a frame of lines that only says which process it was.
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    wrong = [line for line in lines if re.search(r"(Error|Exception): ", line) and "ChildFailedError" not in line]
+    return ProcessDied("the processes of the training ended; they said: " + " / ".join((wrong or lines)[-3:]))
 
 
 def _trained(folder: Path, examples: Examples, recipe: Recipe) -> Trained:
@@ -184,14 +186,16 @@ def main(arguments: Sequence[str]) -> None:
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    folder = Path(_told_by_first(arguments[0] if arguments else ""))
+    folder = Path(arguments[0]) if arguments else None
     try:
+        folder = _folder_of_first(folder)
         trained = _learn(folder, channel)
     except (Stopped, distributed.Ended):
         return
     except Exception as error:
         said = {"at": time.time(), "rank": distributed.rank(), "type": type(error).__name__, "message": str(error)}
-        (folder / f"error-{distributed.rank()}.json").write_text(json.dumps(said))
+        if folder:
+            (folder / f"error-{distributed.rank()}.json").write_text(json.dumps(said))
         raise
     if distributed.rank() == 0:
         plain = {name: getattr(trained, name) for name in ("history", "step", "best_step", "stopped", "resumed")}
@@ -213,10 +217,12 @@ def _learn(folder: Path, channel: TextIO) -> Trained:
     return loop.train(examples, recipe, policy, folder=folder, report=report)
 
 
-def _told_by_first(folder: str) -> str:
-    told: list[Any] = [folder]
+def _folder_of_first(folder: Path | None) -> Path:
+    told: list[Any] = [folder and str(folder)]
     dist.broadcast_object_list(told, 0)
-    return str(told[0])
+    if not told[0]:
+        raise ValueError("the machine of the worker must be node 0; start torchrun with --node-rank, there 0")
+    return Path(told[0])
 
 
 def _end_with_stdin() -> None:

@@ -1,5 +1,7 @@
 """torchrun as the worker uses it: a training that is shared, refused, or loses one of its processes."""
 
+import json
+import re
 import socket
 import subprocess
 import sys
@@ -74,6 +76,36 @@ def test_one_process_learns_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch
         examples(), replace(RECIPE, steps=1), POLICY, folder=None, report=lambda progress: None, processes=1
     )
     assert trained.step == 1
+
+
+@pytest.mark.parametrize(
+    ("errors", "told", "sentence"),
+    [
+        (
+            {0: ("RuntimeError", "closed by peer"), 1: ("NotFinite", "step 3: the loss is inf")},
+            "",
+            "step 3: the loss is inf",
+        ),
+        (
+            {0: ("RuntimeError", "closed by peer")},
+            "failed (exitcode: -11) local_rank: 1 (pid: 7)",
+            "by SIGSEGV; start",
+        ),
+        (
+            {1: ("OSError", "disk is full"), 0: ("RuntimeError", "closed by peer")},
+            "",
+            "process 1 .* OSError: disk is full",
+        ),
+        ({}, "ImportError: no module\n=====\nx FAILED\n", "they said: ImportError: no module"),
+    ],
+)
+def test_the_reason_given_is_the_first_one(
+    errors: dict[int, tuple[str, str]], told: str, sentence: str, tmp_path: Path
+) -> None:
+    for at, (rank, (kind, message)) in enumerate(errors.items()):
+        said = {"at": at, "rank": rank, "type": kind, "message": message}
+        (tmp_path / f"error-{rank}.json").write_text(json.dumps(said))
+    assert re.search(sentence, str(distributed_training._failure(tmp_path, told)))
 
 
 # --- with torchrun
@@ -156,7 +188,7 @@ def test_two_machines_share_a_training_and_a_refusal_ends_it_after_a_checkpoint(
     with subprocess.Popen([*torchrun, "-m", "ml_worker.distributed_training"], cwd=BASE_DIR) as other:
         with pytest.raises(Refused):
             distributed_training.train(examples(), recipe, POLICY, report=report, **how)
-        assert other.wait(30) == 0
+        assert other.wait(60) == 0
     assert descendants() == []
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 3
     resumed = loop.train(examples(), recipe, POLICY, folder=tmp_path, report=lambda progress: None)

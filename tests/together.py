@@ -23,6 +23,7 @@ QUICK = {
     "threshold": 0.5,
     "momentum": 0.5,
     "ceiling": 0.5,
+    "fairness": 0.5,
     "open_threshold": 0.3,
     "neighbours": 4,
     "memory": 30,
