@@ -44,7 +44,7 @@ SCORE_SHARDS = "ml_worker.tasks.score_shards"
 # A pool of fewer shards than this is scored by its job alone: a helper would open the model for too little.
 SHARDS_AT_LEAST = 4
 MAX_ATTEMPTS = 3
-RING_S, LOOK_S, WAIT_S = 5.0, 1.0, 0.2
+RING_S, LOOK_S, WAIT_S = 2.0, 1.0, 0.2
 
 Progress = Callable[[int, int], None]
 Tick = Callable[[int], None]
@@ -294,10 +294,10 @@ def _take_one(job: Job, compute: Compute, tick: Tick, done: int) -> None:
 
 
 def _ring(job: Job) -> None:
-    """One message for each worker that does not help yet. This process may get one, too; hence again and again."""
+    """Two messages for each worker that does not help yet: this process gets some of them, too."""
     fresh = timezone.now() - timedelta(seconds=settings.JOB_STALE_S)
     held = ScoringShard.objects.filter(job=job, heartbeat_at__gte=fresh).exclude(held_by=_me())
-    for _ in range(jobs.workers_alive() - 1 - held.values("held_by").distinct().count()):
+    for _ in range(2 * (jobs.workers_alive() - 1 - held.values("held_by").distinct().count())):
         jobs.ring(job.pk, SCORE_SHARDS)
 
 

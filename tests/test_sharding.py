@@ -221,13 +221,13 @@ def test_helpers_are_rung_for_while_there_are_workers_that_do_not_help(
     monkeypatch.setattr(jobs, "ring", lambda *given: rung.append(given))
     opened(run, decoded)
     sharding._ring(run.job)
-    assert rung == [(run.job.pk, sharding.SCORE_SHARDS)] * 2
+    assert rung == [(run.job.pk, sharding.SCORE_SHARDS)] * 4
     with elsewhere():
         assert sharding._claim(run.job.pk)
     sharding._ring(run.job)
-    assert len(rung) == 3, "one of them helps by now"
+    assert len(rung) == 6, "one of them helps by now"
     score(run, decoded)
-    assert len(rung) == 5
+    assert len(rung) == 10
 
 
 def test_a_process_that_scores_does_not_help_as_well(run: jobs.Run, decoded: DecodedPool, computed: list[int]) -> None:
