@@ -21,6 +21,7 @@ from ml_worker.pool import Floats, Pool, Rows
 _REASONS = {"margin": "close_call", "disagreement": "close_call", "typiclust": "typical", "random_sampling": "random"}
 _SEED_CHUNK = 20  # how many of a cold start's items are chosen to complement each other at first
 _LOOK_AHEAD = 50
+_TYPICLUST_SAMPLE = 50_000
 
 
 class NotEnoughLabels(ValueError):
@@ -175,7 +176,11 @@ def _chosen(
     settings: LoopSettings,
     rng: np.random.Generator,
 ) -> list[Entry]:
-    """The entries the acquisition function asks for, best first."""
+    """The entries the acquisition function asks for, best first.
+
+    Candidates' embeddings are read where they are looked at, and never all copied: a million of 384 take 1.5 GB.
+    typiclust, which looks at all of them again and again, gets a random 50,000 where there are more.
+    """
     if budget <= 0:
         return []
     columns = 2 if learned is None else learned.probs.shape[1]
@@ -184,15 +189,17 @@ def _chosen(
     name = settings.cold_start if cold and settings.acquisition != "random_sampling" else settings.acquisition
     # Candidates arrive in any order; sorted, the result does not depend on it.
     rows = np.sort(candidates)
+    if name == "typiclust" and len(rows) > _TYPICLUST_SAMPLE:
+        rows = np.sort(rng.choice(rows, max(_TYPICLUST_SAMPLE, budget), replace=False))
     probs = np.full((len(rows), columns), 1.0 / columns, np.float32)
     members = None
     if learned is not None:
         probs = learned.probs[rows]
         members = None if learned.member_probs is None else learned.member_probs[:, rows]
-    embeddings = np.asarray(pool.embeddings[rows])
+    embeddings = acquisition.Picked(pool.embeddings, rows)
     asked = acquisition.Candidates(embeddings, probs, np.asarray(pool.embeddings[train_rows]), members)
     ranked, utility = _rank_in_chunks(name, asked, budget, rng)
-    apart = _keep_apart(embeddings, ranked)
+    apart = _keep_apart(embeddings[ranked], acquisition.near_copy_radius(embeddings))
     reason = _REASONS.get(name, "random")
     return [
         Entry(int(rows[ranked[i]]), 0, float(utility[i]), reason, _reason_data(reason, probs[ranked[i]]))
@@ -212,7 +219,7 @@ def _rank_in_chunks(
     rank = acquisition.load(name)
     if name != "typiclust":
         return rank(asked, budget, rng)
-    embeddings, labeled = asked.embeddings, asked.labeled_embeddings
+    embeddings, labeled = np.asarray(asked.embeddings), asked.labeled_embeddings
     left = np.arange(len(embeddings))
     rows: list[Rows] = []
     utilities: list[Floats] = []
@@ -229,11 +236,9 @@ def _rank_in_chunks(
     return np.concatenate(rows), np.concatenate(utilities)
 
 
-def _keep_apart(embeddings: Floats, ranked: Rows) -> list[int]:
-    """Places in `ranked`, in order; an item that nearly copies the one just before it waits a turn."""
-    radius = acquisition.near_copy_radius(embeddings)
-    points = embeddings[ranked]
-    waiting = list(range(len(ranked)))
+def _keep_apart(points: Floats, radius: float) -> list[int]:
+    """Places of these ranked points (B, D), in order; one that nearly copies the one just before it waits a turn."""
+    waiting = list(range(len(points)))
     placed: list[int] = []
     while waiting:
         pick = 0

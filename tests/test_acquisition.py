@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from annotator.algorithms import catalogue
-from ml_worker.acquisition import Candidates, is_near, load, near_copy_radius, spread_out
+from ml_worker import acquisition
+from ml_worker.acquisition import Candidates, Picked, is_near, load, near_copy_radius, spread_out
 
 NAMES = [algorithm.name for algorithm in catalogue("acquisition")]
 DETERMINISTIC = [algorithm.name for algorithm in catalogue("acquisition") if algorithm.deterministic]
@@ -156,3 +157,23 @@ def test_a_batch_reaches_past_a_long_run_of_copies() -> None:
     points = np.concatenate([np.zeros((500, 2)), [[3, 0], [0, 3]]]).astype(np.float32)
     chosen = spread_out(points, np.arange(502), 3, np.zeros((0, 2), np.float32))
     assert chosen.tolist() == [0, 500, 501]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_embeddings_that_are_not_read_yet_are_ranked_the_same(name: str) -> None:
+    pool = candidates()
+    rows = np.random.default_rng(1).permutation(60)
+    everything = pool.embeddings[np.argsort(rows)]
+    unread = Candidates(Picked(everything, rows), pool.probs, pool.labeled_embeddings)  # type: ignore[arg-type]
+    assert ranked(name, unread, 20) == ranked(name, pool, 20)
+
+
+def test_of_very_many_items_a_sample_tells_the_near_copy_radius(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = np.random.default_rng(0).normal(size=(5000, 3)).astype(np.float32)
+    exact = near_copy_radius(points)
+    monkeypatch.setattr(acquisition, "_EXACT", 4999)
+    monkeypatch.setattr(acquisition, "_SAMPLE", 1000)
+    assert near_copy_radius(points) != exact
+    assert near_copy_radius(points) == pytest.approx(exact, rel=0.05)
+    monkeypatch.setattr(acquisition, "_EXACT", 5000)
+    assert near_copy_radius(points) == exact

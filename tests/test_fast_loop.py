@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from annotator.algorithms import catalogue, clean_parameters
-from ml_worker import acquisition, heads
+from ml_worker import acquisition, fast_loop, heads
 from ml_worker.fast_loop import (
     Answers,
     Entry,
@@ -194,3 +194,61 @@ def test_the_first_questions_of_a_long_queue_cover_all_regions() -> None:
     long = replace(SETTINGS, queue_length=200, audit_share=0.0)
     first = [entry.row for entry in queue(pool, None, candidates=range(300), audit=[], asked=[], settings=long)][:12]
     assert len(set(targets[first].tolist())) == 6
+
+
+class Watched(np.ndarray):
+    """Embeddings that note how many of them are read at once."""
+
+    most = 0
+
+    def __getitem__(self, which: Any) -> Any:
+        read = np.asarray(self)[which]
+        Watched.most = max(Watched.most, len(read) if read.ndim == 2 else 1)
+        return read
+
+
+def many(monkeypatch: pytest.MonkeyPatch) -> Pool:
+    """A pool of 2,000 items, where anything over 500 counts as many."""
+    monkeypatch.setattr(acquisition, "_EXACT", 500)
+    monkeypatch.setattr(acquisition, "_SAMPLE", 200)
+    monkeypatch.setattr(acquisition, "_WINDOW", 100)
+    monkeypatch.setattr(fast_loop, "_TYPICLUST_SAMPLE", 500)
+    drawn, _ = clouds(2000, spread=1.5)
+    Watched.most = 0
+    return Pool(drawn.embeddings.view(Watched), drawn.neighbours, drawn.distances, drawn.indexed)
+
+
+@pytest.mark.parametrize(("name", "most"), [("margin", 200), ("random_sampling", 200), ("typiclust", 500)])
+def test_the_embeddings_of_a_large_pool_are_never_all_read_for_a_queue(
+    name: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = many(monkeypatch)
+    probs = np.random.default_rng(0).dirichlet(np.ones(3), 2000).astype(np.float32)
+    learned = None if name == "typiclust" else Learned(probs, np.log(probs), None, None, {})
+    settings = replace(SETTINGS, acquisition=name)
+    rows = [
+        e.row for e in queue(pool, learned, candidates=range(30, 1900), audit=range(1900, 2000), settings=settings)
+    ]
+    assert Watched.most <= most
+    again = queue(pool, learned, candidates=range(30, 1900), audit=range(1900, 2000), settings=settings)
+    assert [entry.row for entry in again] == rows
+
+
+def test_a_queue_longer_than_the_sample_of_a_cold_start_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = many(monkeypatch)
+    settings = replace(SETTINGS, queue_length=900, audit_share=0.0)
+    assert len(queue(pool, None, candidates=range(1900), audit=(), asked=(), settings=settings)) == 900
+
+
+def test_a_long_run_of_copies_does_not_end_the_search_in_a_large_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = many(monkeypatch)
+    points = np.asarray(pool.embeddings).copy()
+    points[:1500] = points[0]
+    probs = np.full((2000, 2), 0.5, np.float32)
+    probs[1500:] = [0.6, 0.4]  # less in doubt than any copy
+    learned = Learned(probs, np.log(probs), None, None, {})
+    settings = replace(SETTINGS, queue_length=10, audit_share=0.0)
+    entries = queue(
+        replace(pool, embeddings=points), learned, candidates=range(2000), audit=(), asked=(), settings=settings
+    )
+    assert sum(entry.row < 1500 for entry in entries) == 1

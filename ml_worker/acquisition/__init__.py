@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +18,33 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
+class Picked:
+    """Some rows of embeddings (N, D), read when they are asked for: no pool of a million is copied for a queue.
+
+    Stands in for an array (M, D) where only length, shape and indexing are used; `np.asarray` reads everything.
+    """
+
+    def __init__(self, embeddings: Floats, rows: Rows) -> None:
+        self._embeddings, self._rows = embeddings, rows
+        self.shape = (len(rows), embeddings.shape[1])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, which: Any) -> Floats:
+        return np.asarray(self._embeddings[self._rows[which]])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:], dtype)
+
+
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """What may be asked next. embeddings: float32 (M, D). probs: float32 (M, C), rows sum to 1.
+    """What may be asked next. embeddings: float32 (M, D), perhaps not read yet. probs: float32 (M, C), rows sum to 1.
     labeled_embeddings: float32 (L, D), the items already answered; L may be 0. member_probs: float32 (E, M, C),
     what each member of an ensemble says; only for functions of `NEED_MEMBERS`, None without an ensemble."""
 
-    embeddings: Floats
+    embeddings: Floats | Picked
     probs: Floats
     labeled_embeddings: Floats
     member_probs: Floats | None = None
@@ -35,6 +56,7 @@ NEED_MEMBERS = frozenset({"disagreement"})
 NEAR_COPY = 0.2  # two items nearer than this part of the pool's radius count as near copies
 _BLOCK = 4096
 _WINDOW = 1024
+_EXACT, _SAMPLE = 50_000, 10_000
 
 
 def load(name: str) -> Rank:
@@ -43,11 +65,14 @@ def load(name: str) -> Rank:
     return rank
 
 
-def near_copy_radius(embeddings: Floats) -> float:
+def near_copy_radius(embeddings: Floats | Picked) -> float:
     """The distance below which two of these items (N, D) are near copies: a part of the root mean square
-    distance to the mean, so it does not depend on the scale of the embeddings."""
+    distance to the mean, so it does not depend on the scale of the embeddings. Of more than 50,000 items, 10,000
+    evenly spaced ones tell."""
     if len(embeddings) == 0:
         return 0.0
+    if len(embeddings) > _EXACT:
+        embeddings = embeddings[np.linspace(0, len(embeddings) - 1, _SAMPLE).astype(np.int64)]
     return NEAR_COPY * float(np.sqrt(np.asarray(embeddings).var(axis=0, dtype=np.float64).sum()))
 
 
@@ -68,11 +93,11 @@ def is_near(embeddings: Floats, others: Floats, radius: float) -> NDArray[np.boo
     return near
 
 
-def spread_out(embeddings: Floats, order: Rows, budget: int, labeled_embeddings: Floats) -> Rows:
+def spread_out(embeddings: Floats | Picked, order: Rows, budget: int, labeled_embeddings: Floats) -> Rows:
     """The first `budget` rows of an order, near copies of chosen or labelled items moved to the back.
 
     embeddings: float32 (M, D); order: int64 rows, best first. Walks down in windows, so that a short batch looks at
-    the head of the order only and a long one compares in blocks.
+    the head of the order only, reads no other embeddings, and a long one compares in blocks.
     """
     radius = near_copy_radius(embeddings)
     chosen: list[int] = []

@@ -22,15 +22,16 @@ def rank(pool: Candidates, budget: int, rng: np.random.Generator) -> tuple[Rows,
     Source: Hacohen et al. 2022, "Active Learning on a Budget" (TypiClust): labelled + budget clusters, at
     most 500; the clusters with the fewest labels first, the larger first among them; of each the item with
     the highest typicality, 1 / mean distance to its 20 nearest in the cluster. Differences: k-means runs on a
-    sample of 20,000 where the pool is larger; clusters of 5 or fewer come last instead of being dropped, so
-    that the batch is always filled; after one item of each cluster come the second ones, and so on.
+    sample of 20,000 where the pool is larger (and the loop asks about a random 50,000 candidates at most);
+    clusters of 5 or fewer come last instead of being dropped, so that the batch is always filled; after one item
+    of each cluster come the second ones, and so on.
     """
     m, dimensions = pool.embeddings.shape
     labeled = pool.labeled_embeddings.reshape(-1, dimensions)
     budget = min(max(budget, 0), m)
     if budget == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
-    points = _unit_rows(np.concatenate([pool.embeddings, labeled]))
+    points = _unit_rows(np.concatenate([np.asarray(pool.embeddings), labeled]))
     centres = _kmeans(points, min(len(labeled) + budget, _MAX_CLUSTERS), rng)
     cluster, _ = _assign(points, centres)
     labels_in = np.bincount(cluster[m:], minlength=len(centres))
