@@ -141,6 +141,17 @@ def network_in_use(project: Project) -> ModelVersion | None:
     return over.order_by("-number").first()
 
 
+def lacks_views(project: Project) -> bool:
+    """Whether the head goes by views of the images that were not embedded, or show what the owner allows no more.
+
+    An embedding of a pool too large for views says that it has 0, and lacks none. One query.
+    """
+    if not algorithms.get("head", project.settings.head).by_views or (embedding := current_embedding(project)) is None:
+        return False
+    views, is_mirrored = embedding.result.get("views"), embedding.result.get("mirrored")
+    return views is None or (views > 0 and is_mirrored != project.settings.augment_mirror)
+
+
 def augmentation_switches(project: Project) -> dict[str, bool]:
     """What the owner allows to be done to the images while a network trains, by the name of the setting. No query."""
     return {name: value for name, value in project.settings.to_json().items() if name.startswith("augment_")}

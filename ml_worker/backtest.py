@@ -17,7 +17,7 @@ from ml_worker.fast_loop import Answers, Learned, LoopSettings, NotEnoughLabels,
 from ml_worker.images import Images
 from ml_worker.labelled import DIGITS, BadSource, Source, load_source
 from ml_worker.neighbours import nearest
-from ml_worker.pool import Pool, Rows
+from ml_worker.pool import Floats, Pool, Rows
 
 _DIGITS_TEST = 200  # as many as the demo project holds out
 _TEST_FRACTION = 0.2
@@ -30,7 +30,8 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. Names and parameters as the catalogue cleans them; acquisition: one or more names.
+    """What to run. Names and parameters as the catalogue cleans them; acquisition: one or more names. views: the head
+    goes by views of the images.
 
     trainer: "none", or what trains a network for so many minutes, each time the answers have come to one of train_at,
     or, where that names none, at the end of the budget; "auto" chooses anew each time. trainer_parameters: by trainer,
@@ -44,6 +45,7 @@ class Plan:
     head: str
     head_parameters: Mapping[str, Any]
     acquisition: Sequence[str]
+    views: bool = False
     trainer: str = "none"
     trainer_parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     minutes: float = 1.0
@@ -164,10 +166,19 @@ def _draw_project(source: str, labelled: Source, held_out: Source | None, plan: 
     encoder = encoders.load(plan.encoder)(seed=seed, **plan.encoder_parameters)
     encoder.fit(images[indexed])
     embeddings = encoder.embed(images)
-    pool = Pool(embeddings, *nearest(embeddings, indexed), indexed)
+    views = _views(encoder, images, indexed) if plan.views else None
+    pool = Pool(embeddings, *nearest(embeddings, indexed), indexed, views)
     audit = np.zeros(len(targets), bool)
     audit[rng.choice(np.flatnonzero(indexed), audit_size(n_pool), replace=False)] = True
     return _Project(pool, images, targets, len(labelled.classes), audit)
+
+
+def _views(encoder: Any, images: Images, indexed: NDArray[np.bool_]) -> Floats | None:
+    from ml_worker import augment, looks  # torch takes seconds to import, and most back-tests need none
+
+    if len(images) > looks.ITEMS_AT_MOST:
+        return None
+    return looks.look(encoder.embed, images, augment.Policy.for_images(images[indexed][:256]))
 
 
 def _test_size(source: str, n: int, plan: Plan) -> int:

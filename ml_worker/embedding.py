@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -11,20 +12,24 @@ from typing import Any
 import numpy as np
 from django.core.files.storage import default_storage
 
-from annotator import jobs, queries
+from annotator import algorithms, jobs, queries
 from annotator.errors import InvalidImport, InvalidSettings
 from annotator.models import Item, Job, ModelVersion, Project, Split
-from ml_worker import encoders, neighbours, sharding, snapshot
-from ml_worker.encoding import encode
+from ml_worker import encoders, looks, neighbours, sharding, snapshot
+from ml_worker.encoding import encode, with_time_left
 from ml_worker.images import DecodedPool, Images, Selection, UnreadableImage, decode, training_px
 from ml_worker.nets import Network, load_network
 from ml_worker.pool import Floats, Pool, Rows
+from ml_worker.predict import predict
+from ml_worker.previews import augmentation
 from ml_worker.vision_models import ModelUnavailable
 
 # Images decoded between two writes: more where a pool is large, because each write repeats all ids, within 256 MB.
 CHUNK, CHUNKS_AT_MOST, CHUNK_BYTES = 256, 200, 2**28
 # Shares of the progress bar.
-DECODED, EMBEDDED = 0.4, 0.85
+DECODED, EMBEDDED, VIEWED = 0.4, 0.85, 0.95
+# What tells a later run that the encoder beside an embedding is the one it would learn again.
+REUSED = ("made_for.json", "fingerprint")
 
 
 def run(run: jobs.Run) -> None:
@@ -52,12 +57,16 @@ def run(run: jobs.Run) -> None:
         decoded = _decode(run, project, [image_px], item_ids)[image_px]
         embeddings, encoder_name = _by_network(run, network[0], decoded, item_ids), "trained"
         shutil.copytree(network[2], folder / "network")
+        embed = partial(_features, network[0])
     else:
         encoder, encoder_name = _encoder(run, project), project.settings.encoder
         image_px, encoder_px = _sizes(project, encoder, native_px)
         decoded = _decode(run, project, [image_px, encoder_px], item_ids)[encoder_px]
         embeddings = _by_encoder(run, encoder, decoded, indexed, item_ids, folder)
-    pool = _with_neighbours(run, embeddings, indexed)
+        embed = type(encoder).load(folder / "encoder").embed
+    of = encoders.fingerprint(folder / ("network" if network else "encoder"))
+    views = _views(run, embed, of, decoded, item_ids)
+    pool = _with_neighbours(run, embeddings, indexed, views)
     if not run.job.parameters.get("afresh") and _was_overtaken(run.job, network):
         run.log("a network took over meanwhile; the images are embedded with that one instead")
         jobs.enqueue(project, Job.Kind.EMBED)
@@ -65,6 +74,8 @@ def run(run: jobs.Run) -> None:
     _save(pool, item_ids, splits, folder)
     run.log(f"embedded {len(item_ids):,} images of {encoder_px} px to {pool.embeddings.shape[1]} numbers each")
     run.job.result = {"folder": name, "n": len(item_ids), "image_px": image_px, "encoder": encoder_name}
+    if algorithms.get("head", project.settings.head).by_views:
+        run.job.result |= {"views": 0 if views is None else len(views), "mirrored": project.settings.augment_mirror}
     Job.objects.filter(pk=run.job.pk).update(result=run.job.result)
     _prune(project, keep=name, sizes={image_px, encoder_px})
     jobs.enqueue(project, Job.Kind.REFIT)
@@ -159,6 +170,8 @@ def _by_encoder(
     project = run.job.project
     run.report(DECODED, "learning the encoder", force=True)
     work, images = _work_folder(run), Selection(decoded.images(), decoded.rows(item_ids))
+    if not run.job.parameters.get("afresh"):
+        _begin_with_what_is_there(project, work)
     try:
         embeddings = encode(
             encoder,
@@ -178,7 +191,51 @@ def _by_encoder(
     except ModelUnavailable as error:
         raise InvalidSettings(str(error)) from error
     shutil.copytree(work / "encoder", folder / "encoder")
+    for name in REUSED:
+        shutil.copy(work / name, folder / name)
     return embeddings
+
+
+def _begin_with_what_is_there(project: Project, work: Path) -> None:
+    """Lay the encoder of the current embedding where a run that was killed would have left it.
+
+    If it was learnt from the same images under the same settings, `encode` goes on from it; if not, it throws it away.
+    """
+    current = queries.current_embedding(project)
+    there = snapshot.embedding_folder(current.result["folder"]) if current else None
+    if there is None or work.exists() or not all((there / name).exists() for name in REUSED):
+        return
+    shutil.copytree(there / "encoder", work / "encoder")
+    for name in REUSED:
+        shutil.copy(there / name, work / name)
+
+
+def _features(net: Network, images: Images) -> Floats:
+    return predict(net, images, np.arange(len(images)), device="cpu", batch=512).features
+
+
+def _views(
+    run: jobs.Run, embed: Callable[[Images], Floats], of: str, decoded: DecodedPool, item_ids: Rows
+) -> Floats | None:
+    """Embeddings (V, N, D) of weak views, mapped from the folder of this job, where the head goes by such.
+
+    of: the fingerprint of what embeds.
+    """
+    project = run.job.project
+    if not algorithms.get("head", project.settings.head).by_views:
+        return None
+    if len(item_ids) > looks.ITEMS_AT_MOST:
+        run.log(f"{len(item_ids):,} images are too many for views of each; the head goes by noise")
+        return None
+    images = Selection(decoded.images(), decoded.rows(item_ids))
+    return looks.look(
+        embed,
+        images,
+        augmentation(project, decoded.images()),
+        folder=_work_folder(run),
+        of=f"{of} {hashlib.sha256(item_ids.tobytes()).hexdigest()}",
+        progress=with_time_left(run.report, EMBEDDED, VIEWED),
+    )
 
 
 def _work_folder(run: jobs.Run) -> Path:
@@ -186,15 +243,15 @@ def _work_folder(run: jobs.Run) -> Path:
     return snapshot.embedding_folder(f"{run.job.project_id}/encoding-{run.job.pk}")
 
 
-def _with_neighbours(run: jobs.Run, embeddings: Floats, indexed: np.ndarray) -> Pool:
-    run.report(EMBEDDED, "finding nearest neighbours", force=True)
+def _with_neighbours(run: jobs.Run, embeddings: Floats, indexed: np.ndarray, views: Floats | None) -> Pool:
+    run.report(VIEWED, "finding nearest neighbours", force=True)
 
     def progress(done: int, total: int) -> None:
-        run.report(EMBEDDED + (1 - EMBEDDED) * done / total, f"neighbours of {done:,} of {total:,} images")
+        run.report(VIEWED + (1 - VIEWED) * done / total, f"neighbours of {done:,} of {total:,} images")
 
     found, distances = neighbours.nearest(embeddings, indexed, progress=progress)
     run.report(1.0, f"embedded {len(embeddings):,} images", force=True)
-    return Pool(embeddings, found, distances, indexed)
+    return Pool(embeddings, found, distances, indexed, views)
 
 
 def _save(pool: Pool, item_ids: Rows, splits: np.ndarray, folder: Path) -> None:

@@ -45,8 +45,8 @@ def encode(
     block, and ends the run by raising. embed: in place of `embed_here`. No step reads the whole pool at once.
     """
     _keep_only(folder, made_for)
-    fitted = _fitted(encoder, pool.only(indexed), folder, _with_time_left(progress, 0.0, LEARNT))
-    return (embed or embed_here)(fitted, pool, folder, _with_time_left(progress, LEARNT, 1.0))
+    fitted = _fitted(encoder, pool.only(indexed), folder, with_time_left(progress, 0.0, LEARNT))
+    return (embed or embed_here)(fitted, pool, folder, with_time_left(progress, LEARNT, 1.0))
 
 
 def _keep_only(folder: Path, made_for: dict[str, Any]) -> None:
@@ -97,7 +97,7 @@ def embed_here(encoder: Any, pool: Selection, folder: Path, progress: Progress) 
     return np.memmap(path, np.float32, "r", shape=(len(pool), width))
 
 
-def _with_time_left(progress: Progress, low: float, high: float) -> Progress:
+def with_time_left(progress: Progress, low: float, high: float) -> Progress:
     """The same, for a step that is the shares from low to high of the whole, with the time it still takes."""
     began: tuple[float, float] | None = None  # a run that goes on does not begin at 0
 

@@ -94,7 +94,7 @@ def follow_up(project: Project) -> None:
     embedding, model = queries.current_embedding(project), queries.current_model(project)
     if embedding is None or embedding.kind != Job.Kind.TRAIN:
         return
-    if embedding.result["n"] < project.items.count():
+    if embedding.result["n"] < project.items.count() or queries.lacks_views(project):
         jobs.enqueue(project, Job.Kind.EMBED)  # and then a refit
     elif model is None or model.label_watermark < snapshot.label_watermark(project):
         jobs.enqueue(project, Job.Kind.REFIT)

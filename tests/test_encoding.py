@@ -133,7 +133,7 @@ def test_the_time_left_is_told_once_it_can_be_guessed(monkeypatch: pytest.Monkey
     said: list[tuple[float, str]] = []
     clock = iter([0.0, 0.0, 1.0, 30.0, 60.0, 6000.0])
     monkeypatch.setattr(encoding.time, "monotonic", lambda: next(clock))
-    progress = encoding._with_time_left(lambda share, sentence: said.append((share, sentence)), 0.5, 1.0)
+    progress = encoding.with_time_left(lambda share, sentence: said.append((share, sentence)), 0.5, 1.0)
     for share in (0.2, 0.3, 0.5, 0.6, 0.8):  # it went on from 0.2
         progress(share, "x")
     # 30 s brought 0.3, so the other 0.5 take 50 s; 60 s brought 0.4, so 0.4 take 60 s; 6000 s brought 0.6: 2000 s

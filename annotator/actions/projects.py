@@ -14,6 +14,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 
+from annotator import queries
 from annotator.actions.proposing import lock_proposals
 from annotator.actions.training import refresh_preview, request_embedding
 from annotator.errors import Conflict, InvalidClass, InvalidSettings, NotFound
@@ -97,9 +98,9 @@ def save_settings(
     """Check and store settings (absent keys keep their value), name and instructions. Raises InvalidSettings.
 
     Parameters keep their value one by one; "" or None brings a default back. Asks for a new embedding where images are
-    to be embedded in another way. ``seen``: the fingerprint of what the form was filled from; raises Conflict when it
-    is not that any more. ``project`` is read again under the lock, so afterwards it is what is stored, except after a
-    refusal.
+    to be embedded in another way, or views of them, too. ``seen``: the fingerprint of what the form was filled from;
+    raises Conflict when it is not that any more. ``project`` is read again under the lock, so afterwards it is what is
+    stored, except after a refusal.
     """
     _lock(project.pk)
     project.refresh_from_db()
@@ -124,6 +125,8 @@ def save_settings(
     AuditEvent.objects.create(project=project, actor_id=actor.pk, verb="changed the settings", detail=changed)
     if not cleaned.embeds_like(stored) and Item.objects.filter(project=project).exists():
         request_embedding(project=project, actor=actor)
+    elif queries.lacks_views(project):
+        request_embedding(project=project)
     elif any(key.startswith("augment_") for key in changed):
         refresh_preview(project=project)
     return cleaned

@@ -25,7 +25,8 @@ class Parameter:
 class Algorithm:
     """One line of the catalogue. help: one sentence for people. source: where the method was published.
 
-    deterministic: the same input gives the same result, whatever the seed.
+    deterministic: the same input gives the same result, whatever the seed. by_views: a head that goes by embeddings of
+    distorted looks at the images, where there are any.
     """
 
     kind: str
@@ -35,3 +36,4 @@ class Algorithm:
     source: str
     parameters: tuple[Parameter, ...] = ()
     deterministic: bool = False
+    by_views: bool = False

@@ -59,7 +59,8 @@ HEADS = (
         kind="head",
         name="mlp",
         title="Small network",
-        help="A curved boundary that must say the same of two looks at an item; takes seconds.",
+        help="A curved boundary that must say the same of two looks at an item: in pools of up to 100,000 images at"
+        " four views that are embedded with them, in larger ones at noise alone. Takes seconds.",
         source="Laine and Aila 2017, Temporal Ensembling",
         parameters=(
             Parameter("hidden", int, 128, 1, 4096, "units", "The width of its one hidden layer."),
@@ -67,5 +68,6 @@ HEADS = (
             Parameter("noise", float, 0.3, 0.0, 10.0, "", "How far a look is from the item; 1 is the pool's spread."),
             Parameter("steps", int, 300, 1, 10000, "steps", "How long it trains."),
         ),
+        by_views=True,
     ),
 )

@@ -11,7 +11,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_safe
 
-from annotator import algorithms
+from annotator import algorithms, queries
 from annotator.access import OWN, get_membership
 from annotator.actions import projects
 from annotator.errors import InvalidClass, InvalidSettings, NotFound, WinnowError
@@ -109,6 +109,8 @@ def _consequences(project: Project, stored: dict[str, Any], saved: ProjectSettin
         sentences.append(
             "The images are being embedded anew by this encoder; the present model goes on until that is done."
         )
+    elif queries.lacks_views(project):
+        sentences.append("Views of the images are being embedded for this head; until that is done it goes by noise.")
     if not saved.learns_like(stored):
         sentences.append("The head is used from the next model on.")
     return sentences

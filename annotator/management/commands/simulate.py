@@ -78,6 +78,7 @@ def _plan(options: dict[str, Any]) -> dict[str, Any]:
         algorithms.get("acquisition", name)
     plan = {k: options[k] for k in ("encoder", "head", "trainer", "minutes", "budget", "batch", "seeds", "review")}
     plan |= {k: options[k] for k in ("test_fraction", "target_precision")}
+    plan["views"] = algorithms.get("head", options["head"]).by_views
     for kind in ("encoder", "head"):
         plan[f"{kind}_parameters"] = _parameters(kind, options[kind], options[f"{kind}_parameters"])
     plan["trainer_parameters"] = _trainer_parameters(options["trainer"], options["trainer_parameters"])
