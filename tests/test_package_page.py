@@ -161,7 +161,7 @@ def test_the_page_says_which_model_how_good_and_what_can_be_fetched(
 def test_the_page_is_polled_until_the_package_is_there(
     model: ModelVersion, carol: User, vera: User, login: Login
 ) -> None:
-    project, url = model.project, f"/projects/{model.project_id}/export/#model-title"
+    project, url = model.project, f"/projects/{model.project_id}/export/"
     job = make_job(project, kind="export", progress=0.25, message="a small network learns: step 8, 12 s left")
     page = login(carol).get(url).text
     assert 'hx-trigger="every 2s"' in page and "12 s left" in page and "cancel-package" in page
