@@ -15,10 +15,11 @@ score + rank): larger is better for Winnow.
 A second table has no database: the same functions on arrays of 10,000 x 384, and with --million of 1,000,000 x 384
 (minutes, about 8 GB), from 300 answers, for each head. The graph is built once, before, and timed apart; at a million
 it is exact within each cloud, which is quick, and the clouds lie far apart (benchmarks/neighbours.py times the index
-that the product would build it with). first: the first refit, which also works out what a head keeps of a pool. The
-rivals are scikit-learn's LogisticRegression and LabelSpreading(kernel="knn") as they come, fitted, asked for
-probabilities, and all items sorted by margin. scikit-learn's LabelSpreading has no line at a million: its
-neighbours are found by brute force, 10,000 times the work of the first table.
+that the product would build it with). first: the first refit, which also works out what a head keeps of a pool. One
+line ranks before there is any answer, by typiclust. The rivals are scikit-learn's LogisticRegression and
+LabelSpreading(kernel="knn") as they come, fitted, asked for probabilities, and all items sorted by margin.
+scikit-learn's LabelSpreading has no line at a million: its neighbours are found by brute force, 10,000 times the work
+of the first table.
 """
 
 import argparse
@@ -269,6 +270,15 @@ def turn(pool: Pool, train: Answers, settings: LoopSettings) -> dict[str, float]
     return learned.seconds | {"rank": time.perf_counter() - started}
 
 
+def cold_start(pool: Pool) -> dict[str, float]:
+    """Seconds to rank before anything is learnt."""
+    settings = LoopSettings("logistic_regression", {}, "margin")
+    nobody = np.zeros(0, np.int64)
+    started = time.perf_counter()
+    fast_loop.order(pool, None, np.arange(len(pool)), nobody, nobody, settings, np.random.default_rng(0))
+    return {"fit": 0.0, "score": 0.0, "rank": time.perf_counter() - started}
+
+
 def rival(pool: Pool, train: Answers, name: str) -> dict[str, float]:
     """Seconds of scikit-learn's own way: its defaults, every probability, every item sorted."""
     started = time.perf_counter()
@@ -304,6 +314,7 @@ def measure_arrays(n: int, dimensions: int) -> None:
             [turn(pool, train, settings) for _ in range(rounds)],
             first,
         )
+    line("no answer yet, typiclust", [cold_start(pool) for _ in range(rounds)], None)
     for name in ("LogisticRegression", "LabelSpreading") if n <= 10_000 else ("LogisticRegression",):
         line(f"sklearn {name}", [rival(pool, train, name) for _ in range(rounds)], None)
 
