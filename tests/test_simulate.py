@@ -12,6 +12,8 @@ import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
 
+from ml_worker import choosing
+
 POINT = {
     "labels",
     "test_accuracy",
@@ -122,9 +124,10 @@ def test_parameters_named_on_the_command_line_are_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_trainer_gets_a_run_of_its_own_beside_the_fast_loop(tmp_path: Path) -> None:
+def test_a_trainer_gets_a_run_of_its_own_beside_the_fast_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "STEPS_AT_MOST", 150)  # a count, so that a busy machine learns as much
     out, err = simulate(
-        "digits", budget=40, seeds=1, trainer="auto", minutes=0.05, train_at="20,40", json=tmp_path / "out.json"
+        "digits", budget=40, seeds=1, trainer="auto", minutes=5, train_at="20,40", json=tmp_path / "out.json"
     )
     loop, network = json.loads((tmp_path / "out.json").read_text())["runs"]
     assert set(network) == {"acquisition", "head", "trainer", "encoder", "seed", "curve"}
@@ -133,7 +136,7 @@ def test_a_trainer_gets_a_run_of_its_own_beside_the_fast_loop(tmp_path: Path) ->
     for point in network["curve"]:
         assert set(point) == POINT
         assert point["test_accuracy"] > 0.3  # a tenth would be chance
-        assert point["seconds"] >= 3
+        assert point["seconds"] > 0
     assert "margin, network trained by auto" in out
     assert "margin, auto, seed 0: 40 answers" in err
 
