@@ -262,9 +262,8 @@ def _work_through(job: Job, compute: Compute, progress: Progress, n: int) -> Non
     """Take shards until none is left, ring for helpers, and wait for theirs."""
     shards, rung_at = ScoringShard.objects.filter(job=job), -RING_S
 
-    def tick(done: int) -> None:
+    def ring() -> None:
         nonlocal rung_at
-        progress(min(done, n), n)
         if time.monotonic() - rung_at >= RING_S:
             rung_at = time.monotonic()
             _ring(job)
@@ -274,17 +273,22 @@ def _work_through(job: Job, compute: Compute, progress: Progress, n: int) -> Non
             left=Count("pk", filter=Q(is_done=False)),
             done=Sum(F("end") - F("first"), filter=Q(is_done=True), default=0),
         )
-        tick(stand["done"])
+        progress(min(stand["done"], n), n)
         if not stand["left"]:
             return
-        _take_one(job, compute, tick, stand["done"])
+        ring()
+        _take_one(job, compute, partial(_tell, progress, stand["done"], n), ring)
 
 
-def _take_one(job: Job, compute: Compute, tick: Tick, done: int) -> None:
+def _tell(progress: Progress, before: int, n: int, done: int) -> None:
+    progress(min(before + done, n), n)
+
+
+def _take_one(job: Job, compute: Compute, tick: Tick, ring: Callable[[], None]) -> None:
     """Score a shard, or wait a moment where others hold all that is left. Raises ScoringFailed for a hopeless one."""
     shard = _claim(job.pk)
     if shard is not None:
-        _attempt(shard, compute, lambda more: tick(done + more))
+        _attempt(shard, compute, tick, ring)
         return
     given_up = _free(ScoringShard.objects.filter(job=job, attempt__gte=MAX_ATTEMPTS)).first()
     if given_up is not None:
@@ -366,12 +370,16 @@ def _claim(job_id: int, **those: str) -> ScoringShard | None:
         return shard
 
 
-def _attempt(shard: ScoringShard, compute: Compute, tick: Tick) -> bool:
-    """Whether the scores of the shard now lie in its folder; if not, the row says why. Lets JobLost through."""
+def _attempt(shard: ScoringShard, compute: Compute, tick: Tick, ring: Callable[[], None] = lambda: None) -> bool:
+    """Whether the scores of the shard now lie in its folder; if not, the row says why. Lets JobLost through.
+
+    ring: called now and then meanwhile, from another thread, for one block may take half a minute.
+    """
 
     def beat() -> None:
         if not _held(shard).update(heartbeat_at=timezone.now()):
             raise JobLost(f"{shard} were taken over")
+        ring()
 
     try:
         with jobs.beating(beat, str(shard)):

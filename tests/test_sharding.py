@@ -230,6 +230,23 @@ def test_helpers_are_rung_for_while_there_are_workers_that_do_not_help(
     assert len(rung) == 10
 
 
+def test_a_block_that_takes_long_does_not_keep_helpers_away(
+    run: jobs.Run, decoded: DecodedPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def beating(beat: Callable[[], None], what: str) -> Iterator[None]:
+        beat()
+        yield
+
+    rung: list[Any] = []
+    monkeypatch.setattr(jobs, "beating", beating)
+    monkeypatch.setattr(jobs, "workers_alive", lambda: 2)
+    monkeypatch.setattr(jobs, "ring", lambda *given: rung.append(given))
+    monkeypatch.setattr(sharding, "RING_S", 0.0)
+    score(run, decoded)
+    assert len(rung) == 2 * (5 + 5), "before each shard, and in the middle of each"
+
+
 def test_a_process_that_scores_does_not_help_as_well(run: jobs.Run, decoded: DecodedPool, computed: list[int]) -> None:
     score(run, decoded, once(lambda: sharding.assist(run.job.pk), at=1))
     assert computed == [0, 8, 16, 24, 32], "it would have done the last ones before the end of the first"
