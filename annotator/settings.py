@@ -269,8 +269,9 @@ SPECTACULAR_SETTINGS = {
 
 # --- jobs ---------------------------------------------------------------------------------------------------
 JOBS_INLINE = False  # True runs a job where it is enqueued: tests and `simulate`
-JOB_HEARTBEAT_S = 3
-JOB_STALE_S = 20
+# A run that was silent for so long is taken for dead; six beats must be missing.
+JOB_STALE_S: int = environment.number("JOB_STALE_S", 20, 6, 3600)
+JOB_HEARTBEAT_S = min(3.0, JOB_STALE_S / 6)
 LEASE_S = 300
 # Images that a worker scores at a time; the smallest is what a network looks at at once.
 SHARD_IMAGES: int = environment.number("SHARD_IMAGES", 2048, 512, 1_000_000)

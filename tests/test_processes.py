@@ -22,7 +22,11 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
     running = RunningSite(
-        tmp_path_factory.mktemp("site") / "data", "--no-demo", SHARD_IMAGES="512", OMP_NUM_THREADS="1"
+        tmp_path_factory.mktemp("site") / "data",
+        "--no-demo",
+        SHARD_IMAGES="512",
+        OMP_NUM_THREADS="1",
+        JOB_STALE_S="8",
     )
     try:
         yield running.wait()
