@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
@@ -238,8 +239,13 @@ def _end_with_stdin() -> None:
 
 
 if __name__ == "__main__":
+    code = 1
     try:
         main(sys.argv[1:])
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        code = 0
+    except Exception:
+        traceback.print_exc()
+    # Everything is written by now. A process that shut down in order was once seen to abort in it (signal 6), as the
+    # others went: that would be told as a failure.
+    sys.stderr.flush()
+    os._exit(code)

@@ -137,10 +137,10 @@ def train(
     state = checkpoints.State(parts | {"optimizer": optimizer, "scaler": scaler})
     path, identity = (folder / "checkpoint.pt" if folder else None), _identity(examples, recipe, policy)
     resumed = _resume(path, state, identity, examples)
-    (seconds,) = distributed.decided(state.seconds)
     if distributed.decided(state.step) != (state.step,):
         raise ValueError("the processes do not read the same checkpoint; the folder must be the same on each host")
-    clock, since_report, since_evaluation = _Clock(seconds), _Averages(), _Averages()
+    clock, since_report, since_evaluation = _Clock(state.seconds), _Averages(), _Averages()
+    seconds = state.seconds
     accuracy = state.history[-1].get("audit_accuracy") if state.history else None
 
     def checkpoint() -> None:
