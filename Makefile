@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -q -p no:cacheprovider
 PIP := 26.3
 GROUPS := --group web --group worker --group dev
 STAMP := $(VENV)/set-up
@@ -18,13 +19,19 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 run: $(STAMP)
 	@exec $(BIN)/python manage.py up
 
+# The first two side by side: the slow ones mostly wait for processes. Not where both would share a DATABASE_URL.
 test: $(STAMP) lint browser
-	$(BIN)/python -m pytest -q -p no:cacheprovider -m "not slow and not browser"
-	$(BIN)/python -m pytest -q -p no:cacheprovider -m "slow and not browser"
-	$(BIN)/python -m pytest -q -p no:cacheprovider -m browser
+	@said=`mktemp`; fast=; trap 'kill $$fast 2>/dev/null; rm -f "$$said"' EXIT; trap 'exit 130' INT TERM; \
+	echo "The fast tests run beside the slow ones; what they say follows below."; \
+	$(PYTEST) -m "not slow and not browser" >"$$said" 2>&1 & fast=$$!; \
+	if test -n "$$DATABASE_URL"; then wait $$fast; first=$$?; fi; \
+	$(PYTEST) -m "slow and not browser"; slow=$$?; \
+	if test -z "$$DATABASE_URL"; then wait $$fast; first=$$?; fi; \
+	cat "$$said"; test $$first = 0 && test $$slow = 0
+	$(PYTEST) -m browser
 
 check: $(STAMP) lint
-	$(BIN)/python -m pytest -q -p no:cacheprovider -m "not slow and not browser"
+	$(PYTEST) -m "not slow and not browser"
 
 set-up: $(STAMP)
 
