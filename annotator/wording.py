@@ -13,6 +13,11 @@ def percent(rate: float, digits: int = 0) -> str:
     return f"{rate * 100:.{digits}f} %"
 
 
+def promised(rate: float) -> str:
+    """A rate somebody chose, as it was written: ``99 %``, ``99.5 %``."""
+    return f"{round(rate * 100, 2):g} %"
+
+
 def is_storable(text: str) -> bool:
     """Whether PostgreSQL keeps it and UTF-8 can say it: no NUL, no half of a surrogate pair."""
     return _UNSTORABLE.search(text) is None

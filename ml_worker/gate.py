@@ -3,8 +3,8 @@
 Three things make a promise of "99 % of these are right" false although each look at the audit answers was sound:
 choosing the threshold by its result, looking again after every answer until it passes, and judging a small pool by a
 bound for an endless one. Against the first the regions are fixed beforehand and walked in a fixed order; against the
-second looks are planned (`look_due`), each with its own share of the error; against the third the bound counts the
-items that are left (`rest_bound`).
+second looks are planned (`next_look`), each with its own share of the error; against the third the bound counts the
+items that are left (`open_bound`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from scipy.stats import beta
 
 from ml_worker.pool import Floats, Rows
 
+# Of each item or answer, the part of the pool that it was drawn from.
+Strata = Sequence[int] | Rows
 # The regions are fixed before any audit answer is seen: the most confident 10 %, 15 %, ... of the pool.
 LADDER = tuple(share / 100 for share in range(10, 101, 5))
 # Looks: each when there are a quarter more audit answers than at the one before, with seven tenths of its error. The
@@ -39,12 +42,24 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """A look that was taken. number: in its family, the looks in a row with this target and confidence. answers: how
+    many it saw. spent: the part of the error that is gone with it."""
+
+    number: int
+    answers: int
+    target: float
+    confidence: float
+    spent: float
+
+
+@dataclass(frozen=True)
 class Certificate:
     """With probability 1 - delta, at least `target` of the items in the region that nobody has looked at are right.
 
     The region: items predicted as `column` (None: as any class) with a confidence of at least threshold. k of its n
     audited items were right; bound is the lower bound on the precision of its `rest` others. share: those others as a
-    part of the pool, 0..1.
+    part of the pool, 0..1. answered: how many more of the region people answered otherwise than as audit items.
     """
 
     threshold: float
@@ -56,6 +71,7 @@ class Certificate:
     delta: float
     share: float
     column: int | None = None
+    answered: int = 0
 
 
 def planned_look(number: int, target: float, delta: float = 0.05) -> Look:
@@ -82,6 +98,30 @@ def look_due(n_answers: int, taken: int, target: float, delta: float = 0.05) -> 
     return planned_look(number, target, delta)
 
 
+def next_look(
+    n_answers: int, past: Sequence[Taken], target: float, confidence: float, leaks: int = 0
+) -> tuple[Look | None, bool]:
+    """The look to take now (True), or the one to wait for (False); None when no error is left for any.
+
+    past: every look ever taken, oldest first. leaks: how often what the audit answers said chose between two models.
+
+    What a look spent stays spent. A change of target or confidence starts a family of looks anew, which shares what
+    is left of the error as the first shared the whole; so all looks under all targets come to no more than the error
+    that is allowed now. Its first look waits for a quarter more answers than the last one saw: wishing for another
+    target is no reason to ask the same answers twice. Each leak is one bit of the answers that the model may depend
+    on, so there are at most 2 ** leaks models it can be, and the error is shared between them (the union bound).
+    """
+    family = list(takewhile(lambda each: (each.target, each.confidence) == (target, confidence), reversed(past)))
+    left = 1.0 - confidence - sum(each.spent for each in past[: len(past) - len(family)])
+    if left < 1e-6:
+        return None, False
+    taken, delta = family[0].number if family else 0, left / 2**leaks
+    floor = math.ceil(GROWTH * past[-1].answers) if past and not family else 0
+    due = look_due(n_answers, taken, target, delta) if n_answers >= floor else None
+    upcoming = planned_look(taken + 1, target, delta)
+    return (due, True) if due else (replace(upcoming, at=max(upcoming.at, floor)), False)
+
+
 def lower_bound(k: int, n: int, delta: float) -> float:
     """Clopper-Pearson: a rate seen k times in n is at least this, with probability 1 - delta."""
     return 0.0 if k == 0 else float(beta.ppf(delta, k, n - k + 1))
@@ -105,6 +145,18 @@ def rest_bound(k: int, n: int, rest: int, delta: float) -> float:
         fits = _at_most(errors, whole, middle, n) > delta
         possible, ruled_out = (middle, ruled_out) if fits else (possible, middle)
     return 1.0 - (possible - errors) / rest
+
+
+def open_bound(k: int, n: int, rest: int, answered: int, delta: float) -> float:
+    """The `rest_bound` of the `rest` open ones of a region in which people answered `answered` others meanwhile.
+
+    Those were chosen, not drawn: the doubtful ones, say, or what a reviewer looked through. How they were chosen is
+    not known, so the worst is taken for true: that of the errors which the audit items show for all of the region
+    none is among the answered, and the open ones have every one.
+    """
+    if rest == 0:
+        return 1.0
+    return max(0.0, 1.0 - (1.0 - rest_bound(k, n, rest + answered, delta)) * (rest + answered) / rest)
 
 
 def _at_most(errors: int, whole: int, wrong: int, n: int) -> float:
@@ -140,43 +192,55 @@ def certify(
     correct_audit: NDArray[np.bool_],
     target: float,
     delta: float = 0.05,
+    confidence_answered: Floats | None = None,
 ) -> Certificate | None:
     """The widest region of the pool whose predictions may be accepted, or None when none may. For one look.
 
     confidence_pool: (M,) of the items that would be accepted. confidence_audit (n,) and correct_audit (n,):
     audit answers, drawn uniformly from the same pool. The confidence must not have been fitted on these
-    answers (use the model's own, before a temperature). Walks from the narrowest region outwards and stops at
+    answers (use the model's own, before a temperature). confidence_answered: of those of the pool that people answered
+    otherwise (see `open_bound`). Walks from the narrowest region outwards and stops at
     the first bound below the target: fixed-sequence testing, which needs no correction for trying many
     regions because their order does not depend on the answers (Angelopoulos et al. 2021, "Learn then Test").
     Regions with too few audited items to pass even without an error are stepped over: that looks at how many
     were audited, not at how they came out.
     """
     passed = None
+    others = np.zeros(0, np.float32) if confidence_answered is None else confidence_answered
     for share in LADDER if len(confidence_pool) else ():
         threshold = float(np.quantile(confidence_pool, 1.0 - share, method="lower"))
         inside = confidence_audit >= threshold
         n, k = int(inside.sum()), int(correct_audit[inside].sum())
-        rest = int((confidence_pool >= threshold).sum())
-        if rest_bound(n, n, rest, delta) < target:
+        rest, answered = int((confidence_pool >= threshold).sum()), int((others >= threshold).sum())
+        if open_bound(n, n, rest, answered, delta) < target:
             continue
-        bound = rest_bound(k, n, rest, delta)
+        bound = open_bound(k, n, rest, answered, delta)
         if bound < target:
             break
-        passed = Certificate(threshold, n, k, rest, bound, target, delta, rest / len(confidence_pool))
+        wide = rest / len(confidence_pool)
+        passed = Certificate(threshold, n, k, rest, bound, target, delta, wide, answered=answered)
     return passed
 
 
 def certify_classes(
-    probs_pool: Floats, probs_audit: Floats, targets_audit: Rows, target: float, delta: float = 0.05
+    probs_pool: Floats,
+    probs_audit: Floats,
+    targets_audit: Rows,
+    target: float,
+    delta: float = 0.05,
+    probs_answered: Floats | None = None,
 ) -> list[Certificate | None]:
     """A threshold for each class on its own, over the items predicted as that class; None where it has none.
 
     probs_pool (M, C), probs_audit (n, C): as the model gives them. targets_audit int64 (n,): the answers, -1 for one
-    of no class. All certificates together hold with probability 1 - delta: each class gets an equal part of it, which
-    costs audit answers and buys thresholds that an easy class does not share with a hard one.
+    of no class. probs_answered: as in `certify`. All certificates together hold with probability 1 - delta: each class
+    gets an equal part of it, which costs audit answers and buys thresholds that an easy class does not share with a
+    hard one.
     """
     n_classes = probs_pool.shape[1]
+    others = probs_pool[:0] if probs_answered is None else probs_answered
     guesses_pool, guesses_audit = probs_pool.argmax(axis=1), probs_audit.argmax(axis=1)
+    guesses_others = others.argmax(axis=1)
     found: list[Certificate | None] = []
     for column in range(n_classes):
         mine, audited = guesses_pool == column, guesses_audit == column
@@ -186,6 +250,7 @@ def certify_classes(
             targets_audit[audited] == column,
             target,
             delta / n_classes,
+            others[guesses_others == column].max(axis=1, initial=0.0),
         )
         share = given.rest / len(probs_pool) if given else 0.0
         found.append(replace(given, column=column, share=share) if given else None)
@@ -208,7 +273,7 @@ def answers_missing(confidence_audit: Floats, correct_audit: NDArray[np.bool_], 
     return min(missing)
 
 
-def representative(strata_pool: Sequence[int], strata_audit: Sequence[int]) -> NDArray[np.bool_]:
+def representative(strata_pool: Strata, strata_audit: Strata) -> NDArray[np.bool_]:
     """Which audit answers stand for the pool as a whole, bool (n,), where parts of it were sampled at different rates.
 
     strata: of each item that may be accepted, (M,), and of each audit answer, (n,), in the order they were given: the
@@ -226,3 +291,24 @@ def representative(strata_pool: Sequence[int], strata_audit: Sequence[int]) -> N
         quota = n if rate == 1.0 else min(n, math.floor(rate * size / (1.0 - rate) + 1e-9))
         kept[np.flatnonzero(audit == name)[:quota]] = True
     return kept
+
+
+def spoken_for(strata_pool: Strata, strata_audit: Strata) -> tuple[list[int], NDArray[np.bool_]]:
+    """The strata that the audit answers can speak for, and which of those do, bool (n,); arguments as above.
+
+    Strata are left out, the thinnest sampled first, where that leaves more answers that count: a large import whose
+    first checks are just coming in would otherwise silence all the others. Goes by how many answers there are, never
+    by what they said.
+    """
+    pool, audit = np.asarray(strata_pool), np.asarray(strata_audit)
+    names, sizes = np.unique(pool, return_counts=True)
+    answered = np.array([(audit == name).sum() for name in names])
+    densest = names[np.argsort(-answered / np.maximum(sizes + answered, 1), kind="stable")]
+    best, kept = densest[:0], np.zeros(len(audit), bool)
+    for count in range(1, len(densest) + 1):
+        inside = np.isin(audit, densest[:count])
+        counted = np.zeros(len(audit), bool)
+        counted[inside] = representative(pool[np.isin(pool, densest[:count])], audit[inside])
+        if counted.sum() and counted.sum() >= kept.sum():  # as many answers for more images are better
+            best, kept = densest[:count], counted
+    return sorted(int(name) for name in best), kept

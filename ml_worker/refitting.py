@@ -9,7 +9,7 @@ import numpy as np
 from annotator import jobs, queries
 from annotator.actions import proposing, queueing
 from annotator.models import Job, LabelClass, ModelVersion, Project, QueueEntry
-from ml_worker import fast_loop, previews, snapshot, zero_shot
+from ml_worker import certifying, fast_loop, previews, snapshot, zero_shot
 from ml_worker.encoders import Mismatch
 from ml_worker.evaluate import accuracy_report, wilson
 from ml_worker.fast_loop import Entry, Learned, LoopSettings, NotEnoughLabels
@@ -57,10 +57,14 @@ def put_up(
     model: ModelVersion | None,
     seconds: dict[str, float],
 ) -> None:
-    """The queue, then the proposals, as this model has them; without one the order of the cold start."""
+    """The queue, then the proposals, as this model has them; without one the order of the cold start.
+
+    Last, because nobody waits for it, what the random checks allow to accept unseen.
+    """
     _rank(project, taken, learned, model, seconds)
     if model is not None and learned is not None:
         _propose(project, taken, learned, model, seconds)
+        certifying.take_stock(project, taken, learned, model)
 
 
 def _put_up_by_names(run: jobs.Run, taken: Snapshot, embedding: Job, seconds: dict[str, float]) -> None:

@@ -4,7 +4,7 @@ A row is an item's place in the arrays of the current embedding; items imported 
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from django.db.models import Max
 from numpy.typing import NDArray
 
 from annotator import queries, task_types
-from annotator.models import Annotation, Item, Project, Split
+from annotator.models import Annotation, Item, Project, Proposal, Split
 from ml_worker.fast_loop import Answers, LoopSettings
 from ml_worker.pool import Pool, Rows
 
@@ -39,7 +39,8 @@ class Embedded:
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """Everything a refit works on. ``open_rows``: pool items nobody settled; ``asked_rows``: the answered ones."""
+    """Everything a refit works on. ``open_rows``: pool items nobody settled, nor any certificate (``accepted_rows``);
+    ``asked_rows``: the answered ones."""
 
     embedded: Embedded
     class_ids: list[int]
@@ -49,6 +50,7 @@ class Snapshot:
     open_rows: Rows
     open_audit_rows: Rows
     asked_rows: Rows
+    accepted_rows: Rows
     watermark: int
     answer_count: int
 
@@ -76,15 +78,22 @@ def take(project: Project, embedding_name: str) -> Snapshot:
 
 
 def against(project: Project, embedded: Embedded) -> Snapshot:
-    """The project's answers against an embedding. Three queries; cost grows with the answers, not with the pool."""
+    """The project's answers against an embedding, with the splits of now: random checks are drawn later, too.
+
+    Five queries; cost grows with the answers, not with the pool."""
     watermark = label_watermark(project)
     class_ids = [label_class.pk for label_class in queries.open_classes(project)]
+    embedded = _with_splits_of_now(project, embedded)
     answers = _answers(project, embedded, class_ids)
     settled = Item.objects.filter(project=project).exclude(state=Item.State.OPEN).exclude(split=Split.TEST)
     rows, has_row = embedded.rows(np.fromiter(settled.values_list("pk", flat=True), np.int64))
     is_open = np.ones(len(embedded.item_ids), bool)
     is_open[rows[has_row]] = False
     is_pool = embedded.splits == SPLIT_CODES[Split.POOL]
+    unseen = Proposal.objects.filter(project=project, state=Proposal.State.AUTO_ACCEPTED)
+    rows_unseen, has_row_unseen = embedded.rows(np.fromiter(unseen.values_list("item_id", flat=True), np.int64))
+    is_unseen = np.zeros(len(embedded.item_ids), bool)
+    is_unseen[rows_unseen[has_row_unseen]] = True
     is_audit = embedded.splits == SPLIT_CODES[Split.AUDIT]
     return Snapshot(
         embedded=embedded,
@@ -92,12 +101,21 @@ def against(project: Project, embedded: Embedded) -> Snapshot:
         train=answers[Split.POOL],
         audit=answers[Split.AUDIT],
         test=answers[Split.TEST],
-        open_rows=np.flatnonzero(is_open & is_pool),
+        open_rows=np.flatnonzero(is_open & is_pool & ~is_unseen),
         open_audit_rows=np.flatnonzero(is_open & is_audit),
         asked_rows=np.flatnonzero(~is_open & is_pool),
+        accepted_rows=np.flatnonzero(is_open & is_pool & is_unseen),
         watermark=watermark,
         answer_count=len(rows),
     )
+
+
+def _with_splits_of_now(project: Project, embedded: Embedded) -> Embedded:
+    checks = Item.objects.filter(project=project, split=Split.AUDIT).values_list("pk", flat=True)
+    rows, has_row = embedded.rows(np.fromiter(checks, np.int64))
+    splits = embedded.splits.copy()
+    splits[rows[has_row]] = SPLIT_CODES[Split.AUDIT]
+    return replace(embedded, splits=splits)
 
 
 def _answers(project: Project, embedded: Embedded, class_ids: list[int]) -> dict[str, Answers]:

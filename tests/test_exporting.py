@@ -21,7 +21,7 @@ from django.urls import reverse
 from annotator.actions import exporting, labeling, projects, reviewing
 from annotator.actions.exporting import DEFAULT_INCLUDE, INCLUDE
 from annotator.actions.importing import start_upload_import
-from annotator.models import Annotation, Item, LabelClass, ModelVersion, Project, Proposal
+from annotator.models import Annotation, Certificate, Item, LabelClass, Look, ModelVersion, Project, Proposal
 from ml_worker.tasks import run_job
 from tests.cast import make_item, png
 from tests.test_importing import zipped
@@ -70,6 +70,7 @@ def test_a_human_answer_carries_who_when_and_how_long(
             "annotators": ["bob"],
             "labelled_at": given.created_at.isoformat(),
             "seconds": 1.5,
+            "certificate": "",
         }
     }
 
@@ -96,7 +97,15 @@ def test_decisions_on_proposals_carry_the_model_and_its_confidence(
 
 
 def auto_accept(proposal: Proposal) -> None:
-    Proposal.objects.filter(pk=proposal.pk).update(state=Proposal.State.AUTO_ACCEPTED)
+    promise = {"target": 0.99, "confidence": 0.95, "delta": 0.01}
+    look, _ = Look.objects.get_or_create(
+        project=proposal.project, number=1, planned=1, model_version=proposal.model_version, answers=430, spent=0.01,
+        **promise,
+    )  # fmt: skip
+    certificate, _ = Certificate.objects.get_or_create(
+        project=proposal.project, look=look, threshold=0.9, n=430, k=430, rest=4, answered=0, bound=0.99, **promise
+    )
+    Proposal.objects.filter(pk=proposal.pk).update(state=Proposal.State.AUTO_ACCEPTED, certificate=certificate)
 
 
 def test_what_nobody_looked_at_leaves_only_when_asked_and_never_against_a_person(
@@ -111,7 +120,8 @@ def test_what_nobody_looked_at_leaves_only_when_asked_and_never_against_a_person
     rows = exported(project, *INCLUDE)
     assert len(rows) == len(items)
     origins = [rows[proposal.item_id]["origin"] for proposal in proposals[:4]]
-    assert origins == ["auto-accepted", "human", "none_of_these", "auto-accepted"]
+    # Whoever skips has looked, and did not agree: it is unseen no more.
+    assert origins == ["auto-accepted", "human", "none_of_these", "unlabelled"]
     assert rows[proposals[0].item_id]["annotators"] == [] and rows[proposals[0].item_id]["model_version"] == 1
 
 

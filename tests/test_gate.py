@@ -6,15 +6,19 @@ from scipy.stats import hypergeom
 
 from ml_worker.gate import (
     LADDER,
+    Taken,
     answers_missing,
     audits_needed,
     certify,
     certify_classes,
     look_due,
     lower_bound,
+    next_look,
+    open_bound,
     planned_look,
     representative,
     rest_bound,
+    spoken_for,
 )
 
 PROJECTS = 500
@@ -265,3 +269,72 @@ def test_what_is_missing_is_enough_when_it_comes_without_an_error() -> None:
         return certify(pool, np.append(confidence, more), np.append(right, more > 0.0), 0.95)
 
     assert given(2 * missing + 40) is not None
+
+
+def test_a_large_new_import_waits_for_its_checks_and_does_not_silence_the_others() -> None:
+    names, kept = spoken_for([1] * 500 + [2] * 5000, [1] * 100 + [2])
+    assert names == [1]
+    assert kept.tolist() == [True] * 100 + [False]
+    names, kept = spoken_for([1] * 500 + [2] * 500, [1] * 100 + [2] * 100)
+    assert (names, kept.sum()) == ([1, 2], 200)
+    assert spoken_for([1], [])[0] == []
+
+
+# --- what people answered meanwhile
+
+
+def test_errors_may_all_be_among_what_is_still_open() -> None:
+    # Of 1,000 others 10 may be wrong; with 500 of them answered, the 500 open ones may have all 10.
+    whole = rest_bound(400, 400, 1000, 0.05)
+    assert open_bound(400, 400, 500, 500, 0.05) == pytest.approx(1 - 2 * (1 - whole))
+    assert open_bound(400, 400, 1000, 0, 0.05) == whole
+    assert open_bound(0, 10, 0, 500, 0.05) == 1.0
+
+
+def test_the_promise_holds_for_what_a_choosy_reviewer_leaves_open() -> None:
+    # Two in a hundred are wrong, and whoever answers takes right ones alone until half of the pool is left.
+    rng, target = np.random.default_rng(1), 0.95
+    broken = {True: 0, False: 0}
+    for _ in range(PROJECTS):
+        right = rng.random(1200) < 0.97
+        audit, pool = right[:200], np.sort(right[200:])
+        left = pool[:500]  # the wrong ones come first
+        k, true = int(audit.sum()), left.mean()
+        for careful in broken:
+            bound = open_bound(k, 200, 500, 500, 0.05) if careful else rest_bound(k, 200, 500, 0.05)
+            broken[careful] += bound >= target > true
+    assert broken[True] / PROJECTS <= ALLOWED
+    assert broken[False] / PROJECTS > 2 * ALLOWED
+
+
+# --- another target
+
+
+def test_no_change_of_target_brings_the_error_back() -> None:
+    past: list[Taken] = []
+    for target, confidence in ((0.9, 0.95), (0.8, 0.95), (0.9, 0.95), (0.8, 0.9)):
+        for _ in range(6):
+            look, _ = next_look(10**6, past, target, confidence)
+            if look is not None:
+                past.append(Taken(look.number, 10**6, target, confidence, look.delta))
+        assert sum(each.spent for each in past) <= 1 - confidence
+    # An error smaller than what was spent already leaves no look.
+    assert next_look(10**9, past, 0.9, 0.999) == (None, False)
+
+
+def test_another_target_waits_for_new_answers() -> None:
+    first, due = next_look(500, [], 0.99, 0.95)
+    assert first is not None and due
+    past = [Taken(first.number, 500, 0.99, 0.95, first.delta)]
+    look, due = next_look(500, past, 0.98, 0.95)
+    assert look is not None
+    assert (look.at, due) == (625, False)
+    assert next_look(625, past, 0.98, 0.95)[1]
+
+
+def test_a_model_that_the_answers_chose_costs_half_of_the_error() -> None:
+    plain, _ = next_look(0, [], 0.99, 0.95)
+    chosen, _ = next_look(0, [], 0.99, 0.95, leaks=1)
+    assert plain is not None and chosen is not None
+    assert chosen.delta == plain.delta / 2
+    assert chosen.at > plain.at

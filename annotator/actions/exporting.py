@@ -19,7 +19,8 @@ from annotator import queries, task_types
 from annotator.errors import InvalidExport
 from annotator.formats import class_folders, csv_rows, jsonl_rows
 from annotator.formats.rows import Row
-from annotator.models import Annotation, Item, Project, Proposal
+from annotator.models import Annotation, Certificate, Item, Project, Proposal
+from annotator.wording import promised
 
 HUMAN, CORRECTED, ACCEPTED, IMPORTED, AUTO = "human", "corrected", "accepted", "imported", "auto-accepted"
 NONE_OF_THESE, UNLABELLED, DISPUTED = "none_of_these", "unlabelled", "disputed"
@@ -181,7 +182,7 @@ def _rows_of(project: Project, items: list[Item], class_names: dict[int, str]) -
         answers[annotation.item_id].append(annotation)
     automatic: dict[int, Proposal] = {}
     accepted = Proposal.objects.filter(item__in=items, state=Proposal.State.AUTO_ACCEPTED)
-    for proposal in accepted.select_related("model_version").order_by("pk"):
+    for proposal in accepted.select_related("model_version", "certificate").order_by("pk"):
         automatic[proposal.item_id] = proposal
     for item in items:
         columns = _columns(project, answers[item.pk], automatic.get(item.pk), class_names)
@@ -227,6 +228,7 @@ def _columns(
             "origin": AUTO,
             "labelled_at": automatic.decided_at or automatic.created_at,
             **_model(automatic),
+            "certificate": _promise(automatic.certificate),
         }
     return {"origin": UNLABELLED}
 
@@ -262,6 +264,14 @@ def _people(behind: list[Annotation]) -> dict[str, Any]:
         "labelled_at": max(each.created_at for each in behind),
         "seconds": round(sum(times) / 1000, 3) if times else None,
     }
+
+
+def _promise(certificate: Certificate | None) -> str:
+    if certificate is None:
+        return ""
+    right, certainty = promised(certificate.target), promised(certificate.confidence)
+    wrong = f"{certificate.errors} of {certificate.n} random checks wrong"
+    return f"{certificate.pk}: at least {right} right with {certainty} certainty; {wrong}"
 
 
 def _model(proposal: Proposal) -> dict[str, Any]:

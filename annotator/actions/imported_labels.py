@@ -108,8 +108,8 @@ class ImportedLabels:
         # What labeling.state_of makes of any answers with a label among them.
         Item.objects.filter(pk__in=settled).update(state=Item.State.LABELLED)
         QueueEntry.objects.filter(item_id__in=settled).delete()
-        pending = Proposal.objects.filter(item_id__in=settled, state=Proposal.State.PENDING)
-        pending.update(state=Proposal.State.WITHDRAWN)
+        undecided = Proposal.objects.filter(item_id__in=settled, state__in=Proposal.UNDECIDED)
+        undecided.update(state=Proposal.State.WITHDRAWN)
 
     def _annotation(self, item: Item, value: dict[str, Any], end: Annotation | None) -> Annotation:
         return Annotation(

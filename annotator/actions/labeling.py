@@ -101,7 +101,7 @@ def record_annotation(
     )
     close_item(item)
     # The person answered for themselves: what the model had put up is off the table.
-    Proposal.objects.filter(item=item, state=Proposal.State.PENDING).update(state=Proposal.State.WITHDRAWN)
+    Proposal.objects.filter(item=item, state__in=Proposal.UNDECIDED).update(state=Proposal.State.WITHDRAWN)
     training.refit_when_due(project=project)
     return annotation
 

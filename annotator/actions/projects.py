@@ -15,6 +15,7 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 
 from annotator import queries
+from annotator.actions import certifying
 from annotator.actions.proposing import lock_proposals
 from annotator.actions.training import refresh_preview, request_embedding
 from annotator.errors import Conflict, InvalidClass, InvalidSettings, NotFound
@@ -122,6 +123,7 @@ def save_settings(
         project.save(update_fields=["name", "instructions", "settings_json"])
     before = ProjectSettings().to_json() | stored
     changed = {key: value for key, value in cleaned.to_json().items() if value != before[key]}
+    certifying.hold_to_settings(project=project, actor=actor, before=before, now=cleaned)
     AuditEvent.objects.create(project=project, actor_id=actor.pk, verb="changed the settings", detail=changed)
     if not cleaned.embeds_like(stored) and Item.objects.filter(project=project).exists():
         request_embedding(project=project, actor=actor)
@@ -217,7 +219,7 @@ def _colour(colour: str) -> str:
 
 @transaction.atomic
 def archive_class(*, label_class: LabelClass, actor: User, archived: bool) -> LabelClass:
-    """Take a class off the keyboard or bring it back. Answers that name it stay; its pending proposals go."""
+    """Take a class off the keyboard or bring it back. Answers that name it stay; what no person decided goes."""
     _lock(label_class.project_id)
     label_class.refresh_from_db()
     label_class.is_archived = archived
@@ -227,7 +229,7 @@ def archive_class(*, label_class: LabelClass, actor: User, archived: bool) -> La
     label_class.save(update_fields=["is_archived", "shortcut"])
     if archived:
         lock_proposals(label_class.project)
-        Proposal.objects.filter(label_class=label_class, state=Proposal.State.PENDING).update(
+        Proposal.objects.filter(label_class=label_class, state__in=Proposal.UNDECIDED).update(
             state=Proposal.State.WITHDRAWN
         )
     verb = "archived a class" if archived else "brought a class back"

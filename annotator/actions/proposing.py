@@ -33,7 +33,9 @@ def store_proposals(*, project: Project, model_version: ModelVersion, prediction
     """Make ``predictions`` the project's pending proposals; how many are pending then.
 
     A pending proposal of the same class stays the same row, with the new confidence and model version, so that a
-    grid somebody is looking at stays true. One whose class changed, or that is no longer predicted, is withdrawn.
+    grid somebody is looking at stays true. One whose class changed, or that is no longer predicted, is withdrawn; not
+    what was given back to people after it had been accepted unseen: that waits for them. What is accepted unseen gets
+    none.
     Items people have answered meanwhile or answer at this moment get none, nor do classes archived meanwhile. Takes
     the project's proposal lock, then the items with SKIP LOCKED; four statements.
     """
@@ -68,14 +70,17 @@ def store_proposals(*, project: Project, model_version: ModelVersion, prediction
         cursor.execute(
             """
             UPDATE annotator_proposal SET state = 'withdrawn'
-            WHERE project_id = %s AND state = 'pending' AND model_version_id <> %s
+            WHERE project_id = %s AND state = 'pending' AND model_version_id <> %s AND certificate_id IS NULL
             """,
             [project.pk, model_version.pk],
         )
         cursor.execute(
             """
             WITH unanswered AS MATERIALIZED (
-                SELECT id FROM annotator_item WHERE state = 'open' AND id IN (SELECT item_id FROM predicted)
+                SELECT id FROM annotator_item i WHERE state = 'open' AND id IN (SELECT item_id FROM predicted)
+                    AND NOT EXISTS (
+                        SELECT FROM annotator_proposal a WHERE a.item_id = i.id AND a.state = 'auto_accepted'
+                    )
                 FOR NO KEY UPDATE SKIP LOCKED
             )
             INSERT INTO annotator_proposal (project_id, item_id, model_version_id, value, label_class_id, confidence,

@@ -15,11 +15,11 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from annotator import queries
-from annotator.models import Annotation, Item, ModelVersion, Project, QueueEntry, Split
+from annotator.models import Annotation, Item, ModelVersion, Project, Proposal, QueueEntry, Split
 
 # Advisory lock namespaces; the second key is the project.
 QUEUE_LOCK = 1001
@@ -99,7 +99,7 @@ def fill_queue(*, project: Project, entries: list[Ranked], model_version: ModelV
     Items answered since the ranking was computed are left out. Takes the queue's advisory lock, then the item rows,
     then the entries; rows that are being answered or handed out at this moment are left as they are.
     """
-    _lock_queue(project)
+    lock_queue(project)
     still_open = _lock_open_items(project, entries)
     stale = QueueEntry.objects.select_for_update(skip_locked=True, of=("self",)).filter(_free(), project=project)
     QueueEntry.objects.filter(pk__in=list(stale.values_list("pk", flat=True))).delete()
@@ -109,7 +109,7 @@ def fill_queue(*, project: Project, entries: list[Ranked], model_version: ModelV
 def _lock_open_items(project: Project, entries: list[Ranked]) -> set[int]:
     """Those that may be queued. Locked until they are, or an answer in between would leave them queued for ever."""
     items = Item.objects.select_for_update(skip_locked=True, no_key=True).filter(
-        project=project, pk__in=[entry.item_id for entry in entries], state=Item.State.OPEN
+        _is_asked(), project=project, pk__in=[entry.item_id for entry in entries], state=Item.State.OPEN
     )
     return set(items.order_by("pk").values_list("pk", flat=True))
 
@@ -127,7 +127,7 @@ def refill_queue(*, project: Project, count: int = REFILL) -> int:
     The stop-gap for when people are faster than the ranking. Checks are drawn at random among all open ones: a
     subset in import order would bias the accuracy measured on it. Locks as ``fill_queue`` does.
     """
-    _lock_queue(project)
+    lock_queue(project)
     share = project.settings.audit_share
     checks = list(_unqueued(project, Split.AUDIT).order_by("?").values_list("pk", flat=True)[: round(count * share)])
     asked = _random_pool_items(project, count - len(checks))
@@ -143,7 +143,15 @@ def refill_queue(*, project: Project, count: int = REFILL) -> int:
 
 
 def _unqueued(project: Project, split: str) -> QuerySet[Item]:
-    return Item.objects.filter(project=project, split=split, state=Item.State.OPEN, queue_entry__isnull=True)
+    return Item.objects.filter(
+        _is_asked(), project=project, split=split, state=Item.State.OPEN, queue_entry__isnull=True
+    )
+
+
+def _is_asked() -> Q:
+    """Whether people are asked about an item: not while its label is accepted unseen."""
+    unseen = Proposal.objects.filter(item=OuterRef("pk"), state=Proposal.State.AUTO_ACCEPTED)
+    return Q(~Exists(unseen))
 
 
 def _random_pool_items(project: Project, count: int) -> list[int]:
@@ -180,7 +188,8 @@ def _insert(
     return len(rows)
 
 
-def _lock_queue(project: Project) -> None:
+def lock_queue(project: Project) -> None:
+    """Let nobody else write to this project's queue until the transaction ends. Before any row."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [QUEUE_LOCK, project.pk])
 
@@ -198,7 +207,7 @@ def return_skipped(*, project: Project) -> int:
     Each skip is retracted, in the name of whoever skipped: an item is as open as its answers say. Takes the queue's
     advisory lock before the item rows, since topping the queue up waits for it.
     """
-    _lock_queue(project)
+    lock_queue(project)
     skipped = Item.objects.select_for_update(no_key=True).filter(project=project, state=Item.State.SKIPPED)
     returned = list(skipped.order_by("pk").values_list("pk", flat=True))
     skips = Annotation.objects.filter(

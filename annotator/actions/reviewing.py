@@ -12,10 +12,11 @@ from django.utils import timezone
 from annotator import queries, task_types
 from annotator.actions import labeling, proposing, training
 from annotator.errors import InvalidAnnotation, NotFound
-from annotator.models import Annotation, AuditEvent, Item, Project, Proposal, QueueEntry
+from annotator.models import Annotation, AuditEvent, Item, Project, Proposal, QueueEntry, Split
 
 # A withdrawn proposal may still be decided: it only means a newer model says otherwise, and a person outranks both.
-DECIDABLE = (Proposal.State.PENDING, Proposal.State.WITHDRAWN)
+# So may one that was accepted unseen: somebody looks now.
+DECIDABLE = (*Proposal.UNDECIDED, Proposal.State.WITHDRAWN)
 DECISIONS_AT_MOST = 1000
 
 
@@ -137,6 +138,8 @@ def _obstacle(
         return f"it was {proposal.get_state_display().lower()} meanwhile"
     if item.state != Item.State.OPEN:
         return "somebody answered this image meanwhile"
+    if item.split == Split.AUDIT:
+        return "this image became a random check meanwhile; those are answered without a proposal in sight"
     if item.pk in holders:
         return f"{holders[item.pk]} is answering this image right now"
     if verdict == "accepted" and proposal.label_class_id in archived:
@@ -163,7 +166,7 @@ def _settle(proposal: Proposal, item: Item, reviewer: User, verdict: str, value:
     proposal.decided_by_id = reviewer.pk
     proposal.decided_at = timezone.now()
     proposal.save(update_fields=["state", "decided_by", "decided_at"])
-    Proposal.objects.filter(item=item, state=Proposal.State.PENDING).update(state=Proposal.State.WITHDRAWN)
+    Proposal.objects.filter(item=item, state__in=Proposal.UNDECIDED).update(state=Proposal.State.WITHDRAWN)
     labeling.close_item(item)
     return annotation.pk
 
@@ -221,8 +224,15 @@ def _current(items: Iterable[int], reviewer: User) -> list[Annotation]:
 
 def _put_up_again(proposal: Proposal, item: Item) -> None:
     is_wanted = item.state == Item.State.OPEN and not (proposal.label_class and proposal.label_class.is_archived)
-    newer = Proposal.objects.filter(item=item, state=Proposal.State.PENDING).exists()
-    proposal.state = Proposal.State.PENDING if is_wanted and not newer else Proposal.State.WITHDRAWN
+    newer = Proposal.objects.filter(item=item, state__in=Proposal.UNDECIDED).exists()
+    proposal.state = _state_before(proposal) if is_wanted and not newer else Proposal.State.WITHDRAWN
     proposal.decided_by = None
     proposal.decided_at = None
     proposal.save(update_fields=["state", "decided_by", "decided_at"])
+
+
+def _state_before(proposal: Proposal) -> str:
+    """Accepted unseen again where its certificate still is what labels are accepted under, pending otherwise."""
+    certificate = proposal.certificate
+    is_unseen = certificate is not None and certificate.accepted_at is not None
+    return Proposal.State.AUTO_ACCEPTED if is_unseen else Proposal.State.PENDING

@@ -2,7 +2,8 @@
 
 label: empty for none of these and for images without a label. origin: human, corrected, accepted, imported,
 auto-accepted, none_of_these or unlabelled. confidence and model_version: of the proposal that was accepted, corrected
-or accepted automatically; without one, None. annotators: who stands behind the label. seconds: the time they spent on
+or accepted automatically; without one, None. certificate: number and words of the promise under which a label was
+accepted automatically. annotators: who stands behind the label. seconds: the time they spent on
 it, where it is known.
 """
 
@@ -24,6 +25,7 @@ class Row:
     annotators: list[str]
     labelled_at: datetime | None
     seconds: float | None
+    certificate: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The row with its time as ISO 8601 in UTC."""

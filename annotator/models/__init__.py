@@ -1,5 +1,6 @@
 """The tables, in the order of the loop."""
 
+from annotator.models.certificates import Certificate, Look
 from annotator.models.items import Item, Split
 from annotator.models.labels import Annotation, AuditEvent, Proposal, QueueEntry
 from annotator.models.project_settings import ProjectSettings
@@ -12,9 +13,11 @@ __all__ = [
     "Annotation",
     "ApiToken",
     "AuditEvent",
+    "Certificate",
     "Item",
     "Job",
     "LabelClass",
+    "Look",
     "Membership",
     "ModelVersion",
     "Project",

@@ -2,6 +2,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from annotator.models.certificates import Certificate
 from annotator.models.items import Item
 from annotator.models.projects import LabelClass, Project
 from annotator.models.work import ModelVersion
@@ -22,6 +23,9 @@ class Proposal(models.Model):
         AUTO_ACCEPTED = "auto_accepted", "Accepted automatically"
         WITHDRAWN = "withdrawn", "Withdrawn"
 
+    # What no person has decided, and any person's answer to the image takes off the table.
+    UNDECIDED = (State.PENDING, State.AUTO_ACCEPTED)
+
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="proposals")
     item = models.ForeignKey(Item, on_delete=models.CASCADE, related_name="proposals")
     model_version = models.ForeignKey(ModelVersion, on_delete=models.CASCADE, related_name="proposals")
@@ -36,6 +40,13 @@ class Proposal(models.Model):
     confidence = models.FloatField(help_text="0..1")
     is_calibrated = models.BooleanField(default=False)
     short_list = models.JSONField(default=list, help_text="[[class id, probability], ...], most likely first")
+    certificate = models.ForeignKey(
+        Certificate,
+        null=True,
+        on_delete=models.CASCADE,
+        related_name="proposals",
+        help_text="under which it was accepted unseen; pending with one: given back to people",
+    )
     state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
     decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
     decided_at = models.DateTimeField(null=True)
@@ -45,6 +56,13 @@ class Proposal(models.Model):
         constraints = (
             models.UniqueConstraint(
                 fields=["item"], condition=Q(state="pending"), name="one_pending_proposal_per_item"
+            ),
+            models.UniqueConstraint(
+                fields=["item"], condition=Q(state="auto_accepted"), name="one_automatic_acceptance_per_item"
+            ),
+            models.CheckConstraint(
+                condition=~Q(state="auto_accepted") | Q(certificate__isnull=False),
+                name="nothing_is_accepted_unseen_without_a_certificate",
             ),
             models.CheckConstraint(
                 condition=~Q(state__in=["accepted", "corrected", "rejected"]) | Q(decided_at__isnull=False),

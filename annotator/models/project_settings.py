@@ -127,6 +127,32 @@ class ProjectSettings:
         minimum=0,
         maximum=100000,
     )
+    auto_accept: bool = _setting(
+        False,
+        "Accept unseen",
+        "Accept what the model is surest of without a look, as long as the random checks promise that it is right.",
+    )
+    target_precision: float = _setting(
+        0.99,
+        "Right among the unseen",
+        "Share of what is accepted unseen that must be right. Another value is looked at once a quarter more random "
+        "checks are answered.",
+        minimum=0.5,
+        maximum=0.999,
+    )
+    certificate_confidence: float = _setting(
+        0.95,
+        "Certainty of the promise",
+        "How certain that promise is, over all looks at the random checks together.",
+        minimum=0.5,
+        maximum=0.999,
+    )
+    threshold_per_class: bool = _setting(
+        False,
+        "A threshold for each class",
+        "Promise it for each class by itself: an easy class need not wait for a hard one, and all need more random "
+        "checks.",
+    )
 
     @classmethod
     def clean(cls, raw: dict[str, Any]) -> Self:

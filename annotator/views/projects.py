@@ -28,6 +28,7 @@ GROUPS = (
     ),
     ("Questions", ("acquisition", "cold_start", "queue_length", "show_suggestions")),
     ("Proposals", ("propose_above", "proposals_at_most")),
+    ("Accepting unseen", ("auto_accept", "target_precision", "certificate_confidence", "threshold_per_class")),
     ("Random checks", ("audit_fraction", "audit_minimum", "audit_share")),
 )
 

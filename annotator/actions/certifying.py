@@ -1,0 +1,363 @@
+"""What is accepted without a look: only under a certificate, only while it holds, and always behind what people say.
+
+The worker looks at the random checks (ml_worker/certifying.py); here is what follows from it. At any time the
+certificates of one look count: a later one that certifies anything takes the place of all before it, because what an
+earlier one had accepted beyond the new region is a part of its own in which its errors may have gathered.
+"""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db import connection, transaction
+from django.db.models import Exists, OuterRef, QuerySet
+from django.utils import timezone
+
+from annotator import jobs, queries
+from annotator.actions import queueing
+from annotator.actions.proposing import lock_proposals
+from annotator.errors import Conflict, InvalidSettings
+from annotator.models import (
+    Annotation,
+    AuditEvent,
+    Certificate,
+    Item,
+    Job,
+    Look,
+    Project,
+    ProjectSettings,
+    Proposal,
+    QueueEntry,
+    Split,
+)
+from annotator.wording import percent, promised
+
+GIVEN_BACK = "gave unseen labels back"
+DRAW_AT_MOST = 10_000
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Predictions for images nobody looked at, in three lists of one length; confidence is the model's own, 0..1."""
+
+    item_ids: list[int] = field(default_factory=list)
+    class_ids: list[int] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
+
+
+def standing_certificates(project: Project) -> QuerySet[Certificate]:
+    """Those that hold, with their looks and models."""
+    standing = Certificate.objects.filter(project=project, ended_at__isnull=True)
+    return standing.select_related("look__model_version", "label_class").order_by("pk")
+
+
+@transaction.atomic
+def record_look(*, look: Look, certificates: Iterable[Certificate], after: int) -> Look | None:
+    """Store a look and what it certified; None when another one was taken meanwhile. ``after``: looks it knew of.
+
+    Whatever it certifies replaces the certificates of earlier looks: their labels go back to people until `accept`
+    takes over what lies in the new regions. Takes the project's proposal lock.
+    """
+    lock_proposals(look.project)
+    if Look.objects.filter(project=look.project).count() != after:
+        return None
+    look.number = after + 1
+    look.save()
+    fresh = list(certificates)
+    if fresh:
+        earlier = list(standing_certificates(look.project))
+        give_back(earlier, why="a later look at the random checks took its place", is_said=False)
+    for certificate in fresh:
+        certificate.look, certificate.project = look, look.project
+        certificate.save()
+    AuditEvent.objects.create(
+        project=look.project,
+        verb="looked at the random checks",
+        detail={"look": look.number, "answers": look.answers, "certificates": [each.pk for each in fresh]},
+    )
+    return look
+
+
+@transaction.atomic
+def accept(*, certificate: Certificate, predictions: Unseen) -> int:
+    """Accept these labels unseen, under the certificate; how many that were.
+
+    Nothing while the owner has it switched off, or after the certificate ended. Left out: whatever anybody ever
+    answered or answers at this moment, random checks, and archived classes. Pending proposals for the accepted
+    images go, and so do their places in the queue. Takes the project's proposal lock, then items with SKIP LOCKED.
+    """
+    project = certificate.project
+    lock_proposals(project)
+    project.refresh_from_db(fields=["settings_json"])
+    standing = Certificate.objects.filter(pk=certificate.pk, ended_at__isnull=True, accepted_at__isnull=True)
+    if not project.settings.auto_accept or not standing.update(accepted_at=timezone.now()):
+        return 0
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            CREATE TEMPORARY TABLE unseen ON COMMIT DROP AS
+            WITH wanted AS (
+                SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::float8[]) AS t (item_id, class_id, confidence)
+            ), unanswered AS MATERIALIZED (
+                SELECT id FROM annotator_item i
+                WHERE project_id = %s AND state = 'open' AND split = 'pool' AND id IN (SELECT item_id FROM wanted)
+                    AND NOT EXISTS (SELECT FROM annotator_annotation a WHERE a.item_id = i.id)
+                FOR NO KEY UPDATE SKIP LOCKED
+            )
+            SELECT w.* FROM wanted w JOIN unanswered u ON u.id = w.item_id
+            JOIN annotator_labelclass c ON c.id = w.class_id AND NOT c.is_archived
+            """,
+            [predictions.item_ids, predictions.class_ids, predictions.confidences, project.pk],
+        )
+        cursor.execute(
+            """
+            UPDATE annotator_proposal SET state = 'withdrawn'
+            WHERE project_id = %s AND state IN ('pending', 'auto_accepted')
+                AND item_id IN (SELECT item_id FROM unseen)
+            """,
+            [project.pk],
+        )
+        cursor.execute(
+            """
+            INSERT INTO annotator_proposal (project_id, item_id, model_version_id, certificate_id, value,
+                label_class_id, confidence, is_calibrated, short_list, state, created_at)
+            SELECT %s, item_id, %s, %s, jsonb_build_object('class', class_id), class_id, confidence, false,
+                jsonb_build_array(jsonb_build_array(class_id, round(confidence::numeric, 4))), 'auto_accepted', now()
+            FROM unseen
+            """,
+            [project.pk, certificate.look.model_version_id, certificate.pk],
+        )
+        accepted = cursor.rowcount
+        cursor.execute(
+            """
+            DELETE FROM annotator_queueentry WHERE id IN (
+                SELECT id FROM annotator_queueentry
+                WHERE item_id IN (SELECT item_id FROM unseen) AND (leased_until IS NULL OR leased_until <= now())
+                FOR UPDATE SKIP LOCKED
+            )
+            """
+        )
+        cursor.execute("DROP TABLE unseen")
+    AuditEvent.objects.create(
+        project=project, verb="accepted unseen", detail={"certificate": certificate.pk, "count": accepted}
+    )
+    return accepted
+
+
+def give_back(
+    certificates: Iterable[Certificate],
+    *,
+    why: str,
+    actor: User | None = None,
+    ends: bool = True,
+    is_said: bool = True,
+) -> int:
+    """Put the labels accepted under these certificates before people again; how many there were.
+
+    ends: the certificates hold no more; otherwise they do, and only nothing is accepted under them. is_said: whether
+    people are told. The caller holds the project's proposal lock.
+    """
+    given_back = 0
+    for certificate in certificates:
+        columns: dict[str, Any] = {"accepted_at": None}
+        if ends:
+            columns |= {"ended_at": timezone.now(), "ended_why": why[:300], "ended_by_id": actor.pk if actor else None}
+        Certificate.objects.filter(pk=certificate.pk).update(**columns)
+        count = _put_up(certificate)
+        given_back += count
+        if count and is_said:
+            AuditEvent.objects.create(
+                project_id=certificate.project_id,
+                actor_id=actor.pk if actor else None,
+                verb=GIVEN_BACK,
+                detail={"certificate": certificate.pk, "count": count, "why": why},
+            )
+    return given_back
+
+
+def _put_up(certificate: Certificate) -> int:
+    """Make its labels pending proposals, where the image still is open and the class in use."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE annotator_proposal p
+            SET state = CASE WHEN i.state = 'open' AND NOT c.is_archived THEN 'pending' ELSE 'withdrawn' END
+            FROM annotator_item i, annotator_labelclass c
+            WHERE i.id = p.item_id AND c.id = p.label_class_id AND p.state = 'auto_accepted' AND p.certificate_id = %s
+            """,
+            [certificate.pk],
+        )
+        return cursor.rowcount
+
+
+@transaction.atomic
+def hold_against(*, certificate: Certificate, n: int, k: int, bound: float) -> bool:
+    """Write down what the answers of now say of a certificate, and end it when they break it; whether it still holds.
+
+    Takes the project's proposal lock.
+    """
+    lock_proposals(certificate.project)
+    standing = Certificate.objects.filter(pk=certificate.pk, ended_at__isnull=True)
+    if not standing.update(n=n, k=k, bound=bound):
+        return False
+    if bound >= certificate.target:
+        return True
+    wrong = n - k
+    why = (
+        f"{wrong} of {n:,} random checks among them {'is' if wrong == 1 else 'are'} wrong by now: at least"
+        f" {percent(bound, 1)} are right, not {promised(certificate.target)}"
+    )
+    give_back([certificate], why=why)
+    return False
+
+
+def hold_to_settings(*, project: Project, actor: User, before: dict[str, Any], now: ProjectSettings) -> None:
+    """End the certificates that new settings ask more than, and give labels back where nothing is to be unseen.
+
+    Switched on, the worker accepts what a standing certificate allows. Called inside the transaction that saves.
+    """
+    lock_proposals(project)
+    standing = list(standing_certificates(project))
+    if not now.auto_accept:
+        give_back(standing, why="accepting unseen was switched off", actor=actor, ends=False)
+    short = [
+        each for each in standing if each.bound < now.target_precision or each.confidence < now.certificate_confidence
+    ]
+    promise = f"{promised(now.target_precision)} right with {promised(now.certificate_confidence)} certainty"
+    give_back(short, why=f"the settings ask for more now: {promise}", actor=actor)
+    if now.auto_accept and not before.get("auto_accept") and len(short) < len(standing):
+        jobs.enqueue(project, Job.Kind.REFIT)
+
+
+def accepted_unseen(project: Project) -> QuerySet[Proposal]:
+    """The labels that count although nobody looked."""
+    return Proposal.objects.filter(project=project, state=Proposal.State.AUTO_ACCEPTED)
+
+
+@dataclass(frozen=True)
+class GivenBack:
+    """Labels that were accepted unseen and are not any more: how many, how many of them still wait, when and why."""
+
+    count: int
+    waiting: int
+    why: str
+    at: Any
+
+
+def given_back(project: Project) -> GivenBack | None:
+    """The newest withdrawal, while any of its labels waits for a person. Two queries."""
+    waiting = Proposal.objects.filter(project=project, state=Proposal.State.PENDING, certificate__isnull=False).count()
+    event = AuditEvent.objects.filter(project=project, verb=GIVEN_BACK).first() if waiting else None
+    if event is None:
+        return None
+    return GivenBack(event.detail["count"], waiting, event.detail["why"], event.at)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Where accepting unseen stands. accepted, review, asking: open images of the pool in the three bands.
+
+    missing: random checks still wanted before the next look can certify anything, None while no model says; next_at:
+    how many answered ones the next look waits for, None when no error is left. waiting: checks not answered yet.
+    """
+
+    settings: ProjectSettings
+    certificates: list[Certificate]
+    look: Look | None
+    accepted: int
+    review: int
+    asking: int
+    answers: int
+    missing: int | None
+    next_at: int | None
+    waiting: int
+    given_back: GivenBack | None
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the random checks there are cannot be enough."""
+        return self.missing is not None and self.missing > self.waiting
+
+    @property
+    def promised(self) -> int:
+        """Images the standing certificates speak for."""
+        return sum(each.rest for each in self.certificates)
+
+    @property
+    def to_draw(self) -> int:
+        """Checks to draw, so that there are enough; at most half of what is open."""
+        lacking = (self.missing or 0) - self.waiting
+        return max(0, min(lacking, (self.accepted + self.review + self.asking) // 2, DRAW_AT_MOST))
+
+
+def gate(project: Project) -> Gate:
+    """Eight small queries."""
+    counts = queries.pool_counts(project)
+    model = queries.current_model(project)
+    said = (model.metrics.get("gate") if model else None) or {}
+    still_open, accepted = counts[Split.POOL][Item.State.OPEN], accepted_unseen(project).count()
+    review = Proposal.objects.filter(project=project, state=Proposal.State.PENDING).count()
+    return Gate(
+        settings=project.settings,
+        certificates=list(standing_certificates(project)),
+        look=Look.objects.filter(project=project).first(),
+        accepted=accepted,
+        review=review,
+        asking=max(0, still_open - accepted - review),
+        answers=said.get("answers", 0),
+        missing=said.get("missing"),
+        next_at=said.get("next_at"),
+        waiting=counts[Split.AUDIT][Item.State.OPEN],
+        given_back=given_back(project),
+    )
+
+
+@transaction.atomic
+def draw_checks(*, project: Project, actor: User, count: int) -> int:
+    """Make so many images of the pool random checks; how many it became. Raises InvalidSettings, Conflict.
+
+    Drawn uniformly at random from what nobody ever answered or holds. Beside the checks drawn at import they favour
+    what is open still, by as much as people have answered; that is what a certificate speaks of, and the bound
+    (gate.open_bound) takes the sample's errors to be all among it already, so the promise holds for both together.
+    An image that was accepted unseen becomes a check of its certificate. Takes the queue's lock against a ranking
+    that is being written, then the proposal lock, then items with SKIP LOCKED.
+    """
+    if not 1 <= count <= DRAW_AT_MOST:
+        why = f"{count} is not between 1 and {DRAW_AT_MOST:,} random checks"
+        raise InvalidSettings(why, fields={"count": why})
+    queueing.lock_queue(project)
+    lock_proposals(project)
+    answered = Annotation.objects.filter(item=OuterRef("pk"))
+    held = QueueEntry.objects.filter(item=OuterRef("pk"), leased_until__gt=timezone.now())
+    free = Item.objects.filter(
+        ~Exists(answered), ~Exists(held), project=project, split=Split.POOL, state=Item.State.OPEN
+    )
+    there = list(free.order_by("pk").values_list("pk", flat=True))
+    if len(there) < 2 * count:
+        raise Conflict(f"only {len(there):,} images are open; at most half of them can become random checks")
+    drawn = random.SystemRandom().sample(there, count)
+    locked = free.select_for_update(skip_locked=True, no_key=True, of=("self",)).filter(pk__in=drawn)
+    drawn = list(locked.order_by("pk").values_list("pk", flat=True))
+    Item.objects.filter(pk__in=drawn).update(split=Split.AUDIT)
+    _put_among_checks(drawn)
+    shown = Proposal.objects.filter(item_id__in=drawn, state__in=Proposal.UNDECIDED)
+    shown.update(state=Proposal.State.WITHDRAWN)
+    QueueEntry.objects.filter(item_id__in=drawn).delete()
+    queueing.start_queue(project=project)
+    AuditEvent.objects.create(
+        project=project, actor_id=actor.pk, verb="drew random checks", detail={"count": len(drawn)}
+    )
+    jobs.enqueue(project, Job.Kind.REFIT)
+    return len(drawn)
+
+
+def _put_among_checks(item_ids: list[int]) -> None:
+    """Remember what the certificates' models said of items that become random checks."""
+    accepted = Proposal.objects.filter(item_id__in=item_ids, state=Proposal.State.AUTO_ACCEPTED)
+    for certificate in Certificate.objects.filter(pk__in=accepted.values("certificate")):
+        said = dict(accepted.filter(certificate=certificate).values_list("item_id", "label_class_id"))
+        certificate.checks |= {str(item_id): class_id for item_id, class_id in said.items()}
+        certificate.rest = max(0, certificate.rest - len(said))
+        certificate.save(update_fields=["checks", "rest"])

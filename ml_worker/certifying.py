@@ -1,0 +1,303 @@
+"""After each new model: hold the certificates against the random checks, look at them anew when a look is due, and
+have accepted unseen what a certificate allows. The arithmetic is gate.py's; what follows is annotator's certifying.
+
+An audit answer counts when it was given blind: to a random check from the queue, by a person, without a suggestion.
+Skipped, disputed, or none of the classes, it is one with which every prediction is wrong: left out, the hard images
+would be missing from the sample.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from django.db.models import Count, Exists, OuterRef, Q
+from numpy.typing import NDArray
+
+from annotator import queries, task_types
+from annotator.actions import certifying
+from annotator.models import Annotation, Certificate, Item, Job, Look, ModelVersion, Project, QueueEntry, Split
+from ml_worker import gate, snapshot
+from ml_worker.calibrate import softmax
+from ml_worker.fast_loop import Learned
+from ml_worker.pool import Floats, Rows
+from ml_worker.snapshot import Snapshot
+
+NO_CLASS = 0
+
+
+@dataclass(frozen=True, eq=False)
+class BlindAnswers:
+    """Random checks as people answered them, oldest first. class_ids: NO_CLASS where none is right; strata: the import
+    each came with, 0 without."""
+
+    item_ids: Rows
+    class_ids: Rows
+    strata: Rows
+
+    def only(self, kept: NDArray[np.bool_]) -> "BlindAnswers":
+        return BlindAnswers(self.item_ids[kept], self.class_ids[kept], self.strata[kept])
+
+
+def take_stock(project: Project, taken: Snapshot, learned: Learned, model: ModelVersion) -> None:
+    """Everything there is to do about the gate once a model is in place."""
+    answers = blind_answers(project)
+    for certificate in certifying.standing_certificates(project):
+        _hold(certificate, answers)
+    answers = answers.only(taken.embedded.rows(answers.item_ids)[1])
+    sizes = _stratum_sizes(project)
+    names, kept = gate.spoken_for(_strata(sizes), answers.strata)
+    counted = answers.only(kept)
+    past = _past(project)
+    look, is_due = _next_look(project, len(counted.item_ids), past)
+    if look is not None and is_due:
+        _look(project, taken, learned, model, look, counted, {name: sizes[name] for name in names})
+        look, _ = _next_look(project, len(counted.item_ids), _past(project))
+    _accept(project)
+    model.metrics["gate"] = _outlook(project, taken, learned, counted, look)
+    model.save(update_fields=["metrics"])
+
+
+def blind_answers(project: Project) -> BlindAnswers:
+    """The audit answers that a certificate may rest on. One query."""
+    asked = Annotation.objects.filter(
+        item=OuterRef("item"), reason_code=QueueEntry.Reason.AUDIT, suggestion_shown=False
+    )
+    current = Annotation.objects.filter(
+        Exists(asked),
+        project=project,
+        item__split=Split.AUDIT,
+        superseded_by__isnull=True,
+        source=Annotation.Source.PERSON,
+        suggestion_shown=False,
+        kind__in=[Annotation.Kind.LABEL, Annotation.Kind.NONE_OF_THESE, Annotation.Kind.SKIP],
+    )
+    by_item: dict[int, list[Annotation]] = defaultdict(list)
+    for annotation in current.select_related("item").order_by("created_at", "id"):
+        by_item[annotation.item_id].append(annotation)
+    task_type = task_types.get(project.task_type)
+    named = [(given[0].item, queries.settled_value(task_type, given)) for given in by_item.values()]
+    return BlindAnswers(
+        np.array([item.pk for item, _ in named], np.int64),
+        np.array([task_type.class_ids(value)[0] if value else NO_CLASS for _, value in named], np.int64),
+        np.array([item.import_job_id or 0 for item, _ in named], np.int64),
+    )
+
+
+def _seen(project: Project) -> Any:
+    """Of pool items: whether a person ever answered. The others are what may be accepted unseen."""
+    return Exists(Annotation.objects.filter(item=OuterRef("pk"), source=Annotation.Source.PERSON))
+
+
+def _stratum_sizes(project: Project) -> dict[int, int]:
+    """By import: its pool items, without those whose label came along; for imports with anything open. One query."""
+    pool = Item.objects.filter(project=project, split=Split.POOL).annotate(is_seen=_seen(project))
+    counts = pool.filter(Q(state=Item.State.OPEN) | Q(is_seen=True)).order_by().values_list("import_job")
+    whole = counts.annotate(n=Count("pk"), n_open=Count("pk", filter=Q(state=Item.State.OPEN)))
+    return {name or 0: n for name, n, n_open in whole if n_open}
+
+
+def _strata(sizes: dict[int, int]) -> Rows:
+    """The stratum of each item, where only their number is known."""
+    return np.repeat(np.fromiter(sizes, np.int64), np.fromiter(sizes.values(), np.int64))
+
+
+def _past(project: Project) -> list[gate.Taken]:
+    looks = Look.objects.filter(project=project).order_by("number")
+    return [gate.Taken(each.planned, each.answers, each.target, each.confidence, each.spent) for each in looks]
+
+
+def _leaks(project: Project) -> int:
+    """How often the audit answers decided which of two models there is: once for every network that was trained."""
+    return Job.objects.filter(project=project, kind=Job.Kind.TRAIN, result__has_key="promoted").count()
+
+
+def _next_look(project: Project, n_answers: int, past: list[gate.Taken]) -> tuple[gate.Look | None, bool]:
+    chosen = project.settings
+    return gate.next_look(
+        n_answers, past, chosen.target_precision, chosen.certificate_confidence, leaks=_leaks(project)
+    )
+
+
+def _hold(certificate: Certificate, answers: BlindAnswers) -> None:
+    """Against the answers of now, within the region and by the predictions of the certificate's own model."""
+    sizes = {int(name): size for name, size in certificate.look.strata.items()}
+    answers = answers.only(np.isin(answers.strata, list(sizes)))
+    answers = answers.only(gate.representative(_strata(sizes), answers.strata))
+    said = {int(item_id): class_id for item_id, class_id in certificate.checks.items()}
+    right = [
+        said[item_id] == class_id
+        for item_id, class_id in zip(answers.item_ids.tolist(), answers.class_ids.tolist(), strict=True)
+        if item_id in said
+    ]
+    bound = gate.open_bound(sum(right), len(right), certificate.rest, certificate.answered, certificate.delta)
+    certifying.hold_against(certificate=certificate, n=len(right), k=sum(right), bound=bound)
+
+
+# --- a look ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Scene:
+    """What a look sees, as the model has it before any temperature. targets: columns, -1 for no class."""
+
+    rows: Rows
+    probs: Floats
+    probs_answered: Floats
+    probs_audit: Floats
+    targets: Rows
+
+    def certify(self, target: float, delta: float, *, by_class: bool) -> list[gate.Certificate]:
+        if by_class:
+            each = gate.certify_classes(self.probs, self.probs_audit, self.targets, target, delta, self.probs_answered)
+            return [given for given in each if given]
+        given = gate.certify(
+            _top(self.probs),
+            _top(self.probs_audit),
+            self.probs_audit.argmax(axis=1) == self.targets,
+            target,
+            delta,
+            _top(self.probs_answered),
+        )
+        return [given] if given else []
+
+
+def _top(probs: Floats) -> Floats:
+    return np.asarray(probs.max(axis=1, initial=0.0))
+
+
+def _look(
+    project: Project,
+    taken: Snapshot,
+    learned: Learned,
+    model: ModelVersion,
+    planned: gate.Look,
+    answers: BlindAnswers,
+    sizes: dict[int, int],
+) -> None:
+    """Take the look: keep it, what it certifies, and the predictions that this is about."""
+    chosen, leaks = project.settings, _leaks(project)
+    scene = _scene(project, taken, learned, answers, list(sizes))
+    given = scene.certify(chosen.target_precision, planned.delta, by_class=chosen.threshold_per_class)
+    lower = max(0.5, 1.0 - 2.0 * (1.0 - chosen.target_precision))
+    freed = scene.certify(lower, planned.delta, by_class=chosen.threshold_per_class)
+    look = Look(
+        project=project,
+        planned=planned.number,
+        model_version=model,
+        answers=len(answers.item_ids),
+        target=chosen.target_precision,
+        confidence=chosen.certificate_confidence,
+        spent=planned.delta * 2**leaks,
+        delta=planned.delta,
+        strata=sizes,
+        preview={"target": lower, "count": sum(each.rest for each in freed)},
+    )
+    certificates = [_certificate(look, taken, learned, each) for each in given]
+    before = Look.objects.filter(project=project).count()
+    if certifying.record_look(look=look, certificates=certificates, after=before) is None:
+        return  # another job took it at this moment, of the same answers
+    for certificate, each in zip(certificates, given, strict=True):
+        _keep(certificate, taken, scene, each)
+
+
+def _scene(project: Project, taken: Snapshot, learned: Learned, answers: BlindAnswers, strata: list[int]) -> _Scene:
+    pool = Item.objects.filter(project=project, split=Split.POOL)
+    seen = pool.filter(_seen(project)).values_list("pk", flat=True)
+    rows_seen, has_row = taken.embedded.rows(np.fromiter(seen, np.int64))
+    is_seen = np.zeros(len(taken.embedded.item_ids), bool)
+    is_seen[rows_seen[has_row]] = True
+    rows = np.sort(np.concatenate([taken.open_rows, taken.accepted_rows]))
+    elsewhere = (
+        pool.exclude(import_job__in=strata)
+        if 0 not in strata
+        else pool.exclude(Q(import_job__in=strata) | Q(import_job__isnull=True))
+    )
+    rows_elsewhere, has_row = taken.embedded.rows(np.fromiter(elsewhere.values_list("pk", flat=True), np.int64))
+    is_elsewhere = np.zeros(len(is_seen), bool)
+    is_elsewhere[rows_elsewhere[has_row]] = True
+    rows = rows[~is_seen[rows] & ~is_elsewhere[rows]]
+    columns = {class_id: column for column, class_id in enumerate(taken.class_ids)}
+    audited = taken.embedded.rows(answers.item_ids)[0]
+    return _Scene(
+        rows=rows,
+        probs=softmax(learned.logits[rows]),
+        probs_answered=softmax(learned.logits[np.flatnonzero(is_seen & ~is_elsewhere)]),
+        probs_audit=softmax(learned.logits[audited]),
+        targets=np.array([columns.get(class_id, -1) for class_id in answers.class_ids.tolist()], np.int64),
+    )
+
+
+def _certificate(look: Look, taken: Snapshot, learned: Learned, given: gate.Certificate) -> Certificate:
+    checks = np.flatnonzero(taken.embedded.splits == snapshot.SPLIT_CODES[Split.AUDIT])
+    probs = softmax(learned.logits[checks])
+    inside = _inside(probs, given)
+    guesses = probs.argmax(axis=1)[inside].tolist()
+    return Certificate(
+        label_class_id=None if given.column is None else taken.class_ids[given.column],
+        threshold=given.threshold,
+        n=given.n,
+        k=given.k,
+        rest=given.rest,
+        answered=given.answered,
+        bound=given.bound,
+        target=given.target,
+        confidence=look.confidence,
+        delta=given.delta,
+        checks={
+            str(item_id): taken.class_ids[guess]
+            for item_id, guess in zip(taken.embedded.item_ids[checks[inside]].tolist(), guesses, strict=True)
+        },
+    )
+
+
+def _inside(probs: Floats, given: gate.Certificate) -> NDArray[np.bool_]:
+    above = _top(probs) >= given.threshold
+    return above if given.column is None else above & (probs.argmax(axis=1) == given.column)
+
+
+def _keep(certificate: Certificate, taken: Snapshot, scene: _Scene, given: gate.Certificate) -> None:
+    """Write down the predictions it speaks of: the model's files are gone after a few refits."""
+    inside = _inside(scene.probs, given)
+    path = _file(certificate)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        path,
+        item_ids=taken.embedded.item_ids[scene.rows[inside]],
+        class_ids=np.asarray(taken.class_ids, np.int64)[scene.probs[inside].argmax(axis=1)],
+        confidences=_top(scene.probs[inside]),
+    )
+
+
+def _file(certificate: Certificate) -> Path:
+    return snapshot.embedding_folder(f"{certificate.project_id}/certificate-{certificate.pk}.npz")
+
+
+def _accept(project: Project) -> None:
+    """Whatever a certificate allows and nobody accepted under it yet, while the owner wants it."""
+    standing = {_file(each): each for each in certifying.standing_certificates(project)}
+    for path in snapshot.embedding_folder(str(project.pk)).glob("certificate-*.npz"):
+        if path not in standing:
+            path.unlink(missing_ok=True)
+    if not project.settings.auto_accept:
+        return
+    for path, certificate in standing.items():
+        if certificate.accepted_at is None and path.exists():
+            with np.load(path) as kept:
+                unseen = certifying.Unseen(*(kept[name].tolist() for name in ("item_ids", "class_ids", "confidences")))
+            certifying.accept(certificate=certificate, predictions=unseen)
+
+
+def _outlook(
+    project: Project, taken: Snapshot, learned: Learned, answers: BlindAnswers, look: gate.Look | None
+) -> dict[str, Any]:
+    """What the page says of the next look: the answers it waits for, and how many a certificate lacks at least."""
+    n = len(answers.item_ids)
+    if look is None:
+        return {"answers": n, "missing": None, "next_at": None}
+    probs = softmax(learned.logits[taken.embedded.rows(answers.item_ids)[0]])
+    class_ids = np.asarray(taken.class_ids, np.int64)
+    right = class_ids[probs.argmax(axis=1)] == answers.class_ids if n else np.zeros(0, bool)
+    missing = gate.answers_missing(_top(probs), right, project.settings.target_precision, look.delta)
+    return {"answers": n, "missing": max(missing, look.at - n), "next_at": look.at}
