@@ -97,9 +97,9 @@ def _started(folder: Path, said: Any, processes: int, options: Sequence[str]) ->
     if not options:
         options = ("--standalone", "--local-addr=127.0.0.1")
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", *options]
+    ours = [f"--nproc-per-node={processes}", f"--log-dir={folder / 'torchrun'}"]  # else it leaves a folder in /tmp
     return subprocess.Popen(
-        [*torchrun, "-m", __name__, str(folder)],
+        [sys.executable, "-m", "torch.distributed.run", *ours, *options, "-m", __name__, str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=said,

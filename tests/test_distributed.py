@@ -36,7 +36,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         together.run("flexmatch", folder / "begun_by_one", until=3)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     done = subprocess.run(
-        [*torchrun, "--nproc-per-node=2", "-m", "tests.together", str(folder)],
+        [*torchrun, "--nproc-per-node=2", f"--log-dir={folder}", "-m", "tests.together", str(folder)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(BASE_DIR)},
         capture_output=True,
         text=True,

@@ -175,6 +175,7 @@ def test_two_machines_share_a_training_and_a_refusal_ends_it_after_a_checkpoint(
         any_port.bind(("127.0.0.1", 0))
         nodes = ["--nnodes=2", "--master-addr=127.0.0.1", f"--master-port={any_port.getsockname()[1]}"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1", *nodes, "--node-rank=1"]
+    torchrun.append(f"--log-dir={tmp_path / 'other'}")
 
     class Refused(Exception):
         pass
