@@ -240,9 +240,9 @@ _NO_GAIN = "it was no longer getting better on the audit"
 
 
 def _network(examples: Examples, recipe: Recipe) -> nets.Network:
-    """A fresh network with the mean and deviation of the pool, or the body and those of the start."""
-    images = examples.images
-    some = np.sort(np.random.default_rng(recipe.seed).permutation(len(images))[:2000])
+    """A fresh network with the mean and deviation of what is learnt from, or the body and those of the start."""
+    images, learnt = examples.images, np.union1d(examples.labeled, examples.unlabeled)
+    some = np.sort(np.random.default_rng(recipe.seed).permutation(learnt)[:2000])
     colours = torch.from_numpy(np.array(images[some])).reshape(-1, 3).float() / 255.0
     net = nets.build(
         recipe.net, examples.n_classes, images.shape[1], mean=colours.mean(dim=0), std=colours.std(dim=0, correction=0)

@@ -144,6 +144,15 @@ def test_examples_that_do_not_fit_are_refused(wrong: dict[str, Any], sentence: s
 # --- a step
 
 
+def test_images_that_are_not_learnt_from_do_not_colour_the_network() -> None:
+    given = examples()
+    white = np.full((50, *given.images.shape[1:]), 255, np.uint8)
+    audited = replace(given, images=np.concatenate([given.images, white]))
+    plain, beside = (loop._network(each, recipe()) for each in (given, audited))
+    assert torch.equal(plain.mean, beside.mean)
+    assert torch.equal(plain.std, beside.std)
+
+
 def test_the_teacher_is_the_running_mean_of_the_weights_and_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     students, teachers = [], []
 
