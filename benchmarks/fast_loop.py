@@ -306,7 +306,7 @@ def measure_arrays(n: int, dimensions: int) -> None:
     print(f"{n:,} x {dimensions}: graph {graph_s:.1f} s")
     rounds = 3 if n <= 10_000 else 1
     heads = [algorithm.name for algorithm in catalogue("head")]
-    for head, acquisition in [(name, "margin") for name in heads] + [("logistic_regression", "disagreement")]:
+    for head, acquisition in [(name, "margin") for name in heads] + [("logistic_regression", "bald")]:
         settings = LoopSettings(head, clean_parameters("head", head, {}), acquisition)
         first = sum(turn(pool, train, settings).values())
         line(

@@ -221,7 +221,9 @@ class _Sitting:
 
     def __init__(self, project: _Project, acquisition: str, plan: Plan, seed: int) -> None:
         self.project, self.plan, self.seed = project, plan, seed
-        self.settings = LoopSettings(plan.head, plan.head_parameters, acquisition, seed=seed)
+        self.settings = LoopSettings(
+            plan.head, plan.head_parameters, acquisition, seed=seed, n_classes=project.n_classes
+        )
         self.pool_rows = np.flatnonzero(project.pool.indexed)
         self.answered = np.zeros(len(project.targets), bool)
         self.learned: Learned | None = None
@@ -275,6 +277,7 @@ class _Sitting:
             self.train_answers.rows,
             self.settings,
             self._rng,
+            self.train_answers,
         )
         batch = min(self.plan.batch, self.plan.budget - int(self.answered.sum()))
         return np.asarray([entry.row for entry in queue[:batch]], np.int64)

@@ -18,10 +18,11 @@ from ml_worker.calibrate import softmax, temperature
 from ml_worker.evaluate import accuracy_report
 from ml_worker.pool import Floats, Pool, Rows
 
-_REASONS = {"margin": "close_call", "disagreement": "close_call", "typiclust": "typical", "random_sampling": "random"}
+# What leads to an item, where it is not the model's doubt.
+_REASONS = {"probcover": "typical", "typiclust": "typical", "random_sampling": "random"}
 _SEED_CHUNK = 20  # how many of a cold start's items are chosen to complement each other at first
 _LOOK_AHEAD = 50
-_TYPICLUST_SAMPLE = 50_000
+_AT_MOST = 50_000
 
 
 class NotEnoughLabels(ValueError):
@@ -34,7 +35,8 @@ class LoopSettings:
 
     cold_start: the acquisition function until there are `cold_start_answers(n_classes)` training answers;
     random_sampling does without a cold start.
-    audit_share: part of the queue that is random audit items, 0..1, while there are any.
+    audit_share: part of the queue that is random audit items, 0..1, while there are any. n_classes: of the project,
+    for a cold start that counts on as many clusters; by default as the model has, or 2.
     """
 
     head: str
@@ -44,14 +46,19 @@ class LoopSettings:
     queue_length: int = 200
     audit_share: float = 0.2
     seed: int = 0
+    n_classes: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """Answered items: rows int64 (L,) of the pool and their class columns, targets int64 (L,)."""
+    """Answered items: rows int64 (L,) of the pool and their class columns, targets int64 (L,).
+
+    strangers: int64 (S,), other rows, answered "none of these"; only an acquisition function learns from them.
+    """
 
     rows: Rows
     targets: Rows
+    strangers: Rows = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
         if self.rows.shape != self.targets.shape:
@@ -112,20 +119,31 @@ def learn(pool: Pool, train: Answers, audit: Answers, n_classes: int, settings: 
     probs = softmax(logits, degrees)
     report = accuracy_report(probs[audit.rows], audit.targets) if len(audit.rows) else None
     seconds = {"fit": fitted - started, "score": time.perf_counter() - fitted}
-    if settings.acquisition not in acquisition.NEED_MEMBERS:
+    if not _wants_members(settings.acquisition, train):
         return Learned(probs, logits, degrees, report, seconds)
     started = time.perf_counter()
     members = _members(pool, train, n_classes, settings, degrees)
     return Learned(probs, logits, degrees, report, seconds | {"members": time.perf_counter() - started}, members)
 
 
+def _wants_members(name: str, train: Answers) -> bool:
+    return name in acquisition.NEED_MEMBERS and (name not in acquisition.NEED_STRANGERS or len(train.strangers) > 0)
+
+
 def _members(pool: Pool, train: Answers, n_classes: int, settings: LoopSettings, degrees: float | None) -> Floats:
-    """Probabilities float32 (E, N, C) of the same head, fitted once for each redrawing of the answers' weights."""
+    """Probabilities float32 (E, N, C) of the same head, fitted once for each redrawing of the answers' weights.
+
+    For a function that asks about strangers (E, N, C + 1): the last class is that of the strangers.
+    """
+    rows, targets = train.rows, train.targets
+    if settings.acquisition in acquisition.NEED_STRANGERS:
+        rows = np.concatenate([rows, train.strangers])
+        targets = np.concatenate([targets, np.full(len(train.strangers), n_classes)])
+        n_classes += 1
     probs = np.empty((heads.MEMBERS, len(pool), n_classes), np.float32)
     for member in range(heads.MEMBERS):
         head = heads.load(settings.head)(n_classes, **settings.head_parameters)
-        weights = heads.resampled(np.ones(len(train.rows), np.float32), seed=member)
-        head.fit(pool, train.rows, train.targets, weights)
+        head.fit(pool, rows, targets, heads.resampled(np.ones(len(rows), np.float32), seed=member))
         probs[member] = softmax(head.logits(pool), degrees)
     return probs
 
@@ -138,16 +156,17 @@ def order(
     train_rows: Rows,
     settings: LoopSettings,
     rng: np.random.Generator,
+    train: Answers | None = None,
 ) -> list[Entry]:
     """The queue, best first: at most queue_length entries, audit items strewn in at audit_share.
 
     candidates: open rows that are not audit items; audit_rows: open audit items; train_rows: rows already
-    answered (skipped ones too).
+    answered (skipped ones too). train: what was answered, for acquisition functions that ask for it.
     """
     length = min(settings.queue_length, len(candidates) + len(audit_rows))
     places = _audit_places(length, len(candidates), len(audit_rows), settings.audit_share, rng)
     audits = [Entry(int(r), 0, 0.0, "audit") for r in rng.permutation(audit_rows)[: len(places)]]
-    chosen = _chosen(pool, learned, candidates, train_rows, length - len(places), settings, rng)
+    chosen = _chosen(pool, learned, candidates, train_rows, length - len(places), settings, rng, train)
     audits.reverse()
     chosen.reverse()
     strewn = [audits.pop() if rank in places else chosen.pop() for rank in range(length)]
@@ -175,36 +194,55 @@ def _chosen(
     budget: int,
     settings: LoopSettings,
     rng: np.random.Generator,
+    train: Answers | None,
 ) -> list[Entry]:
     """The entries the acquisition function asks for, best first.
 
     Candidates' embeddings are read where they are looked at, and never all copied: a million of 384 take 1.5 GB.
-    typiclust, which looks at all of them again and again, gets a random 50,000 where there are more.
+    A function that looks at all of them again and again gets a random 50,000 where there are more.
     """
     if budget <= 0:
         return []
-    columns = 2 if learned is None else learned.probs.shape[1]
-    cold = learned is None or len(train_rows) < cold_start_answers(columns)
-    # Random sampling is a yardstick only if it is random from the first answer.
-    name = settings.cold_start if cold and settings.acquisition != "random_sampling" else settings.acquisition
+    columns = (settings.n_classes or 2) if learned is None else learned.probs.shape[1]
+    name = _function(settings, is_cold=learned is None or len(train_rows) < cold_start_answers(columns))
     # Candidates arrive in any order; sorted, the result does not depend on it.
     rows = np.sort(candidates)
-    if name == "typiclust" and len(rows) > _TYPICLUST_SAMPLE:
-        rows = np.sort(rng.choice(rows, max(_TYPICLUST_SAMPLE, budget), replace=False))
-    probs = np.full((len(rows), columns), 1.0 / columns, np.float32)
-    members = None
-    if learned is not None:
-        probs = learned.probs[rows]
-        members = None if learned.member_probs is None else learned.member_probs[:, rows]
-    embeddings = acquisition.Picked(pool.embeddings, rows)
-    asked = acquisition.Candidates(embeddings, probs, np.asarray(pool.embeddings[train_rows]), members)
+    if name in acquisition.SAMPLED and len(rows) > _AT_MOST:
+        rows = np.sort(rng.choice(rows, max(_AT_MOST, budget), replace=False))
+    asked = _asked(pool, learned, rows, train_rows, columns, train)
     ranked, utility = _rank_in_chunks(name, asked, budget, rng)
-    apart = _keep_apart(embeddings[ranked], acquisition.near_copy_radius(embeddings))
-    reason = _REASONS.get(name, "random")
+    apart = _keep_apart(asked.embeddings[ranked], acquisition.near_copy_radius(asked.embeddings))
+    reason = _REASONS.get(name, "close_call")
     return [
-        Entry(int(rows[ranked[i]]), 0, float(utility[i]), reason, _reason_data(reason, probs[ranked[i]]))
+        Entry(int(rows[ranked[i]]), 0, float(utility[i]), reason, _reason_data(reason, asked.probs[ranked[i]]))
         for i in apart
     ]
+
+
+def _function(settings: LoopSettings, is_cold: bool) -> str:
+    """The acquisition function that leads now. One that needs a model that knows something never leads before."""
+    # Random sampling is a yardstick only if it is random from the first answer.
+    if not is_cold or settings.acquisition == "random_sampling":
+        return settings.acquisition
+    return settings.cold_start if settings.cold_start in acquisition.STARTERS else "typiclust"
+
+
+def _asked(
+    pool: Pool, learned: Learned | None, rows: Rows, train_rows: Rows, columns: int, train: Answers | None
+) -> acquisition.Candidates:
+    """These rows with what is known of them."""
+    members = None if learned is None or learned.member_probs is None else learned.member_probs[:, rows]
+    targets = np.full(len(pool), -1, np.int64)
+    if train is not None:
+        targets[train.rows] = train.targets
+    return acquisition.Candidates(
+        acquisition.Picked(pool.embeddings, rows),
+        np.full((len(rows), columns), 1.0 / columns, np.float32) if learned is None else learned.probs[rows],
+        np.asarray(pool.embeddings[train_rows]),
+        members,
+        labeled_targets=targets[train_rows],
+        spacing=pool.distances[rows].mean(axis=1) if pool.distances.shape[1] else None,
+    )
 
 
 def _rank_in_chunks(

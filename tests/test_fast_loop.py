@@ -45,10 +45,11 @@ def queue(
     asked: Any = range(30),
     settings: LoopSettings = SETTINGS,
     seed: int = 0,
+    train: Answers | None = None,
 ) -> list[Entry]:
     """The queue, after checking what holds for every queue."""
     given = [np.asarray(rows, np.int64) for rows in (candidates, audit, asked)]
-    entries = order(pool, learned, *given, settings, np.random.default_rng(seed))
+    entries = order(pool, learned, *given, settings, np.random.default_rng(seed), train)
     rows = [entry.row for entry in entries]
     assert [entry.rank for entry in entries] == list(range(len(entries)))
     assert len(entries) == min(settings.queue_length, len(given[0]) + len(given[1]))
@@ -97,13 +98,28 @@ def test_one_class_alone_teaches_nothing(rows: list[int]) -> None:
 
 
 @pytest.mark.parametrize("head", [head.name for head in catalogue("head")])
-@pytest.mark.parametrize("name", [function.name for function in catalogue("acquisition")])
-def test_every_head_works_with_every_acquisition_function(head: str, name: str) -> None:
+def test_every_head_works_with_every_acquisition_function(head: str) -> None:
     pool, targets = clouds(N, spread=1.5)
-    settings = replace(SETTINGS, head=head, head_parameters=clean_parameters("head", head, {}), acquisition=name)
-    learned = learn(pool, answers(targets, range(30)), NOBODY, 3, settings)
-    assert queue(pool, learned, settings=settings) == queue(pool, learned, settings=settings)
-    assert heads.load(head) and acquisition.load(name)
+    settings = replace(SETTINGS, head=head, head_parameters=clean_parameters("head", head, {}), acquisition="bald")
+    train = answers(targets, range(30))
+    learned = learn(pool, train, NOBODY, 3, settings)
+    for function in catalogue("acquisition"):
+        own = replace(settings, acquisition=function.name)
+        assert queue(pool, learned, settings=own, train=train) == queue(pool, learned, settings=own, train=train)
+
+
+def test_members_that_know_strangers_have_a_class_for_them() -> None:
+    pool, targets = clouds(N, spread=0.5)
+    # The third cloud belongs to none of two classes.
+    known, strangers = np.flatnonzero(targets[:30] < 2), np.flatnonzero(targets[:30] == 2)
+    train = Answers(known, targets[known], strangers=strangers)
+    learned = learn(pool, train, NOBODY, 2, replace(SETTINGS, acquisition="inlier_margin"))
+    assert learned.probs.shape == (N, 2)
+    assert learned.member_probs is not None and learned.member_probs.shape == (heads.MEMBERS, N, 3)
+    is_stranger = learned.member_probs.mean(axis=0).argmax(axis=1) == 2
+    np.testing.assert_array_equal(is_stranger, targets == 2)
+    alone = learn(pool, replace(train, strangers=known[:0]), NOBODY, 2, replace(SETTINGS, acquisition="inlier_margin"))
+    assert alone.member_probs is None
 
 
 def test_answers_must_fit_their_targets() -> None:
@@ -145,6 +161,14 @@ def test_when_only_audit_items_are_left_they_are_all_asked() -> None:
     rest = queue(pool, learned, candidates=[30, 31])
     assert sorted(entry.row for entry in rest) == [30, 31, *range(100, 120)]
     assert queue(pool, learned, candidates=[], audit=[]) == []
+
+
+@pytest.mark.parametrize("name", ["coreset", "margin", "rare_class"])
+def test_what_needs_a_model_never_opens_a_project(name: str) -> None:
+    pool, _ = clouds(N)
+    usual, other = (queue(pool, None, asked=[], settings=replace(SETTINGS, cold_start=n)) for n in ("typiclust", name))
+    assert other == usual
+    assert queue(pool, None, asked=[], settings=replace(SETTINGS, cold_start="probcover")) != usual
 
 
 def test_the_models_doubt_leads_once_the_cold_start_is_over() -> None:
@@ -212,7 +236,7 @@ def many(monkeypatch: pytest.MonkeyPatch) -> Pool:
     monkeypatch.setattr(acquisition, "_EXACT", 500)
     monkeypatch.setattr(acquisition, "_SAMPLE", 200)
     monkeypatch.setattr(acquisition, "_WINDOW", 100)
-    monkeypatch.setattr(fast_loop, "_TYPICLUST_SAMPLE", 500)
+    monkeypatch.setattr(fast_loop, "_AT_MOST", 500)
     drawn, _ = clouds(2000, spread=1.5)
     Watched.most = 0
     return Pool(drawn.embeddings.view(Watched), drawn.neighbours, drawn.distances, drawn.indexed)

@@ -311,7 +311,7 @@ def members(*probs: list[list[float]]) -> Candidates:
     return Candidates(points, said.mean(axis=0), np.zeros((0, said.shape[1]), np.float32), said)
 
 
-def test_disagreement_is_the_mutual_information_worked_out_by_hand() -> None:
+def test_bald_is_the_mutual_information_worked_out_by_hand() -> None:
     # Item 0: both members at 1/2: H(mean) = log 2, mean H = log 2, nothing to learn. Item 1: (1, 0) and (0, 1):
     # H(mean) = log 2, mean H = 0: 1 after division by log 2. Item 2: 0.9 and 0.5: H(0.7) = 0.6109, mean H =
     # (0.3251 + 0.6931) / 2 = 0.5091, so 0.1018 / 0.6931 = 0.1468. Item 3: both sure of the same.
@@ -319,7 +319,7 @@ def test_disagreement_is_the_mutual_information_worked_out_by_hand() -> None:
         [[0.5, 0.5], [1.0, 0.0], [0.9, 0.1], [1.0, 0.0]],
         [[0.5, 0.5], [0.0, 1.0], [0.5, 0.5], [1.0, 0.0]],
     )
-    rows, utility = acquisition.load("disagreement")(pool, 4, np.random.default_rng(0))
+    rows, utility = acquisition.load("bald")(pool, 4, np.random.default_rng(0))
     assert rows.tolist() == [1, 2, 0, 3]  # items 0 and 3 are level; 0 is the closer call
     np.testing.assert_allclose(utility, [1.0, 0.1468, 0.0, 0.0], atol=1e-4)
 
@@ -328,13 +328,13 @@ def test_disagreement_is_the_mutual_information_worked_out_by_hand() -> None:
 def test_members_disagree_between_the_classes_and_not_beside_the_answers(name: str) -> None:
     pool, targets = clouds(150, spread=1.6)
     rows = np.arange(12)
-    settings = LoopSettings(name, clean_parameters("head", name, {}), "disagreement")
+    settings = LoopSettings(name, clean_parameters("head", name, {}), "bald")
     nobody = Answers(np.zeros(0, np.int64), np.zeros(0, np.int64))
     learned = learn(pool, Answers(rows, targets[rows]), nobody, 3, settings)
     assert learned.member_probs is not None and learned.member_probs.shape == (heads.MEMBERS, 150, 3)
     np.testing.assert_allclose(learned.member_probs.sum(axis=2), 1, atol=1e-5)
     asked = Candidates(pool.embeddings, learned.probs, pool.embeddings[:0], learned.member_probs)
-    ranked, utility = acquisition.load("disagreement")(asked, 150, np.random.default_rng(0))
+    ranked, utility = acquisition.load("bald")(asked, 150, np.random.default_rng(0))
     assert utility.max() > 1e-3
     best_two = np.sort(learned.probs, axis=1)[:, -2:]
     gap = best_two[:, 1] - best_two[:, 0]

@@ -84,7 +84,7 @@ def test_it_prints_a_line_for_each_step_and_a_table_at_the_end() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"acquisition": "guess"}, "there are: margin, typiclust, "),
+        ({"acquisition": "guess"}, "there are: margin, least_confidence, "),
         ({"acquisition": " , "}, "names no acquisition function"),
         ({"head": "guess"}, "there are: label_spreading, logistic_regression"),
         ({"encoder": "guess"}, "there are: pca_pixels"),

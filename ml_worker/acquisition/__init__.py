@@ -42,17 +42,27 @@ class Picked:
 class Candidates:
     """What may be asked next. embeddings: float32 (M, D), perhaps not read yet. probs: float32 (M, C), rows sum to 1.
     labeled_embeddings: float32 (L, D), the items already answered; L may be 0. member_probs: float32 (E, M, C),
-    what each member of an ensemble says; only for functions of `NEED_MEMBERS`, None without an ensemble."""
+    what each member of an ensemble says; only for functions of `NEED_MEMBERS`, None without an ensemble.
+    labeled_targets: int64 (L,), the class column of each answered item, -1 where the answer names no class; None:
+    not known. spacing: float32 (M,), mean distance to the nearest items of the whole pool; None: not known."""
 
     embeddings: Floats | Picked
     probs: Floats
     labeled_embeddings: Floats
     member_probs: Floats | None = None
+    labeled_targets: Rows | None = None
+    spacing: Floats | None = None
 
 
 Rank = Callable[[Candidates, int, np.random.Generator], tuple[Rows, Floats]]
 
-NEED_MEMBERS = frozenset({"disagreement"})
+NEED_MEMBERS = frozenset({"bald", "inlier_margin"})
+NEED_STRANGERS = frozenset({"inlier_margin"})  # of these, with a class more, for "none of these"
+# These look at every candidate's embedding again and again: of more than 50,000 candidates the loop gives them a
+# random 50,000. The others go by one number an item, and get all.
+SAMPLED = frozenset({"badge", "coreset", "disagreement", "probcover", "rare_class", "typiclust"})
+# What can rank before there is a model, and while it knows next to nothing.
+STARTERS = frozenset({"probcover", "random_sampling", "typiclust"})
 NEAR_COPY = 0.2  # two items nearer than this part of the pool's radius count as near copies
 _BLOCK = 4096
 _WINDOW = 1024
@@ -63,6 +73,38 @@ def load(name: str) -> Rank:
     """The rank function in the file of this name. Raises ModuleNotFoundError for an unknown name."""
     rank: Rank = import_module(f"{__name__}.{name}").rank
     return rank
+
+
+def scarcest(targets: Rows | None) -> int | None:
+    """The class column with the fewest answers of those that have any; targets: as `labeled_targets`. The lowest of
+    several; None where no answer names a class."""
+    named = np.zeros(0, np.int64) if targets is None else targets[targets >= 0]
+    if not len(named):
+        return None
+    columns, counts = np.unique(named, return_counts=True)
+    return int(columns[counts.argmin()])
+
+
+def gaps(probs: Floats) -> Floats:
+    """Between the two most likely classes, float32 (M,) in [0, 1]. Raises ValueError if C < 2."""
+    if probs.shape[1] < 2:
+        raise ValueError(f"ranking by doubt needs at least 2 classes; the pool has {probs.shape[1]}")
+    two_best = np.partition(probs, -2, axis=1)[:, -2:]
+    return np.asarray(two_best[:, 1] - two_best[:, 0], np.float32)
+
+
+def best_first(pool: Candidates, utility: Floats, budget: int) -> tuple[Rows, Floats]:
+    """What a function returns that gives each item a number (M,): the largest first, near copies at the back; ties
+    keep the order of the pool."""
+    order = np.argsort(-utility, kind="stable").astype(np.int64)
+    rows = spread_out(pool.embeddings, order, max(budget, 0), pool.labeled_embeddings)
+    return rows, np.asarray(utility[rows], np.float32)
+
+
+def filled_up(chosen: list[int], m: int, budget: int, rng: np.random.Generator) -> Rows:
+    """The chosen rows and, after them, others by lot, `budget` in all or every one of the M there are."""
+    others = rng.permutation(np.setdiff1d(np.arange(m), chosen))
+    return np.concatenate([np.asarray(chosen, np.int64), others])[: max(budget, 0)]
 
 
 def near_copy_radius(embeddings: Floats | Picked) -> float:

@@ -1,48 +1,59 @@
-"""Disputed first: the items about which the members of an ensemble disagree."""
+"""Disputed first: what the model and two plain readings of the answers call by different names."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ml_worker.acquisition import Candidates, Floats, Rows, spread_out
+from ml_worker.acquisition import Candidates, Floats, Rows, gaps, spread_out
 
-_BLOCK = 65536
+_ANSWERS = 4_000
+_BLOCK = 4096
 
 
 def rank(pool: Candidates, budget: int, rng: np.random.Generator) -> tuple[Rows, Floats]:
-    """Rows by the mutual information between an item's class and the member that is asked; utility in [0, 1].
+    """Rows by the entropy of three votes, divided by log 3: utility 0, 0.58 (two against one) or 1 (all differ).
 
-    H(mean of p) - mean of H(p), over log C. Zero where all members say the same, however unsure: another answer
-    would not settle those; margin asks about them, this does not. Source: Houlsby et al. 2011, "Bayesian Active
-    Learning for Classification" (BALD), equation 2, with a bootstrap instead of a posterior. Differences: divided
-    by its largest value; near copies go to the back, as with margin. Items level in this, and all where there are
-    no members, come by the gap between their two most likely classes.
+    The votes: the model's likeliest class, be it a head or a trained network; the class of the nearest answered item;
+    the class whose answers have the nearest mean. Votes, not probabilities: what is built differently is sure in
+    different ways. Level items, and all of them where no answer names a class, come by the gap between the model's
+    two most likely classes.
 
-    No better than margin where that was measured: digits, 100 answers, label spreading 0.90 against 0.97, logistic
-    regression 0.87 against 0.89.
+    Raises ValueError if C < 2. Source: Dagan and Engelson 1995, "Committee-Based Sampling For Training Probabilistic
+    Classifiers" (vote entropy), equation 4. Differences: three members built differently instead of many drawn alike,
+    two of them not trained at all; near copies go to the back, as with margin; of more than 4,000 answers evenly
+    spaced ones vote. Of more than 50,000 candidates the loop gives it a random 50,000.
     """
-    columns = pool.probs.shape[1]
-    if columns < 2:
-        raise ValueError(f"disagreement needs at least 2 classes; the pool has {columns}")
-    utility = _information(pool.member_probs, len(pool.probs)) / np.float32(np.log(columns))
-    two_best = np.partition(pool.probs, -2, axis=1)[:, -2:]
-    # Rounded, so that what differs only by the order of a sum counts as level.
-    order = np.lexsort((two_best[:, 1] - two_best[:, 0], -np.round(utility, 6))).astype(np.int64)
+    gap = gaps(pool.probs)
+    utility = np.zeros(len(gap), np.float32)
+    targets = pool.labeled_targets
+    if targets is not None and (targets >= 0).any():
+        named = np.flatnonzero(targets >= 0)
+        named = named[np.unique(np.linspace(0, len(named) - 1, _ANSWERS).astype(np.int64))]
+        answered, named_as = pool.labeled_embeddings[named], targets[named]
+        classes = np.unique(named_as)
+        means = np.stack([answered[named_as == one].mean(axis=0) for one in classes])
+        embeddings = np.asarray(pool.embeddings)
+        votes = np.stack(
+            [pool.probs.argmax(axis=1), named_as[_nearest(embeddings, answered)], classes[_nearest(embeddings, means)]]
+        )
+        utility = _vote_entropy(votes)
+    order = np.lexsort((gap, -utility)).astype(np.int64)
     rows = spread_out(pool.embeddings, order, max(budget, 0), pool.labeled_embeddings)
     return rows, utility[rows]
 
 
-def _information(member_probs: Floats | None, m: int) -> Floats:
-    """Mutual information float32 (M,) in nats, at least 0, of probabilities (E, M, C), in blocks."""
-    information = np.zeros(m, np.float32)
-    for start in range(0, 0 if member_probs is None else m, _BLOCK):
-        assert member_probs is not None
-        block = member_probs[:, start : start + _BLOCK]
-        gain = _entropy(block.mean(axis=0)) - _entropy(block).mean(axis=0)
-        information[start : start + _BLOCK] = np.maximum(gain, 0.0)
-    return information
+def _nearest(points: Floats, others: Floats) -> Rows:
+    """The nearest of the others (L, D) for each point (M, D), int64 (M,), in blocks."""
+    nearest = np.zeros(len(points), np.int64)
+    squares = np.square(others).sum(axis=1)
+    for start in range(0, len(points), _BLOCK):
+        nearest[start : start + _BLOCK] = (squares - 2.0 * (points[start : start + _BLOCK] @ others.T)).argmin(axis=1)
+    return nearest
 
 
-def _entropy(probs: Floats) -> Floats:
-    """Nats, over the last axis; 0 log 0 is 0."""
-    return np.asarray(-(probs * np.log(np.maximum(probs, 1e-30))).sum(axis=-1), np.float32)
+def _vote_entropy(votes: Rows) -> Floats:
+    """Of three votes an item, int64 (3, M): float32 (M,) in [0, 1]."""
+    first, second, third = votes
+    kinds = 1 + (second != first) + ((third != first) & (third != second))
+    two_to_one = (np.log(3) - 2 / 3 * np.log(2)) / np.log(3)
+    return np.asarray([0.0, 0.0, two_to_one, 1.0], np.float32)[kinds]
