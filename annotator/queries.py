@@ -70,9 +70,19 @@ def reason_text(entry: QueueEntry, class_names: dict[int, str]) -> str:
     if entry.reason_code == QueueEntry.Reason.CLOSE_CALL:
         named = [class_names.get(class_id, "an archived class") for class_id, _ in entry.reason_data["classes"]]
         return f"Close call: {named[0]} or {named[1]}"
+    if entry.reason_code == QueueEntry.Reason.UNSURE:
+        class_id, prob = entry.reason_data["classes"][0]
+        return f"Unsure: {class_names.get(class_id, 'an archived class')} is likeliest, at {prob:.0%}".replace(
+            "%", " %"
+        )
+    if entry.reason_code == QueueEntry.Reason.SCARCE:
+        name = class_names.get(entry.reason_data["class"], "an archived class")
+        return f"Looking for more of {name}, which has the fewest answers"
     return {
         QueueEntry.Reason.AUDIT: "Random check: measures how good the model is, so no hints",
         QueueEntry.Reason.TYPICAL: "Typical of many images like it, none of them labelled yet",
+        QueueEntry.Reason.DISPUTED: "Disputed: the answers so far can be read in different ways",
+        QueueEntry.Reason.UNLIKE: "Unlike anything labelled so far",
         QueueEntry.Reason.RANDOM: "Picked at random",
         QueueEntry.Reason.RETURNED: "You took your answer back",
     }[QueueEntry.Reason(entry.reason_code)]
@@ -82,7 +92,8 @@ def shows_hint(entry: QueueEntry, project: Project) -> bool:
     """Whether the page tells the person what the model thinks of this item. Never for random checks."""
     if entry.reason_code == QueueEntry.Reason.AUDIT:
         return False
-    return entry.reason_code == QueueEntry.Reason.CLOSE_CALL or suggestion(entry, project) is not None
+    naming = (QueueEntry.Reason.CLOSE_CALL, QueueEntry.Reason.UNSURE, QueueEntry.Reason.SCARCE)
+    return entry.reason_code in naming or suggestion(entry, project) is not None
 
 
 def suggestion(entry: QueueEntry, project: Project) -> tuple[int, float] | None:
@@ -271,10 +282,11 @@ class LabelProgress:
 
 
 def label_progress(project: Project, user: User) -> LabelProgress:
-    """Seven small queries, none over the pool's payload."""
+    """Eight small queries, none over the pool's payload. What is accepted unseen is not open: nobody is asked."""
     counts = pool_counts(project)
     asked = {split: sum(counts[split].values()) for split in (Split.POOL, Split.AUDIT)}
     still_open = counts[Split.POOL][Item.State.OPEN] + counts[Split.AUDIT][Item.State.OPEN]
+    unseen = Proposal.objects.filter(project=project, state=Proposal.State.AUTO_ACCEPTED).count()
     model = current_model(project)
     accuracy = measured(model, "audit")
     per_refit = project.settings.answers_per_refit
@@ -287,7 +299,7 @@ def label_progress(project: Project, user: User) -> LabelProgress:
         answers=sum(asked.values()) - still_open,
         mine=mine.count(),
         pool=sum(asked.values()),
-        open=still_open,
+        open=still_open - unseen,
         until_refit=per_refit - since,
         answers_per_refit=per_refit,
         is_learning=is_learning(project),
@@ -326,6 +338,10 @@ def phase(project: Project) -> str:
     return {
         QueueEntry.Reason.TYPICAL: "Getting an overview: images that are typical of many others",
         QueueEntry.Reason.CLOSE_CALL: "Asking about close calls: images the model cannot tell apart",
+        QueueEntry.Reason.UNSURE: "Asking about what the model is least sure of",
+        QueueEntry.Reason.DISPUTED: "Asking where the answers so far can be read in different ways",
+        QueueEntry.Reason.UNLIKE: "Asking about images unlike anything labelled so far",
+        QueueEntry.Reason.SCARCE: "Looking for more of the class with the fewest answers",
         QueueEntry.Reason.RANDOM: "Random order, until the images are embedded",
         QueueEntry.Reason.RETURNED: "Back to what was taken back",
     }[QueueEntry.Reason(reasons.most_common(1)[0][0])]
@@ -354,24 +370,26 @@ def accuracy_curve(project: Project, points_at_most: int = 200) -> list[CurvePoi
     ]
 
 
-def pending(project: Project) -> QuerySet[Proposal]:
-    """Proposals that wait for a decision, without those whose image somebody is answering right now."""
-    return Proposal.objects.filter(project=project, state=Proposal.State.PENDING).exclude(
+def pending(project: Project, state: str = Proposal.State.PENDING) -> QuerySet[Proposal]:
+    """Proposals that wait for a decision, or are in another state a reviewer may look through, without those whose
+    image somebody is answering right now."""
+    return Proposal.objects.filter(project=project, state=state).exclude(
         item__queue_entry__leased_until__gt=timezone.now()
     )
 
 
-def review_groups(project: Project) -> list[tuple[LabelClass, int]]:
+def review_groups(project: Project, state: str = Proposal.State.PENDING) -> list[tuple[LabelClass, int]]:
     """The classes that have proposals waiting, with how many, in class order. Two queries."""
-    counts = dict(
-        pending(project).order_by().values_list("label_class").annotate(n=Count("pk")).values_list("label_class", "n")
-    )
+    by_class = pending(project, state).order_by().values_list("label_class").annotate(n=Count("pk"))
+    counts = dict(by_class.values_list("label_class", "n"))
     return [(each, counts[each.pk]) for each in project.classes.all() if counts.get(each.pk)]
 
 
-def pending_proposals(project: Project, class_id: int, limit: int = 60) -> list[Proposal]:
+def pending_proposals(
+    project: Project, class_id: int, limit: int = 60, state: str = Proposal.State.PENDING
+) -> list[Proposal]:
     """The proposals of one class that wait, the most doubtful first."""
-    waiting = pending(project).filter(label_class_id=class_id).select_related("item", "model_version")
+    waiting = pending(project, state).filter(label_class_id=class_id).select_related("item", "model_version")
     return list(waiting.order_by("confidence", "id")[:limit])
 
 

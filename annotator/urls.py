@@ -31,6 +31,7 @@ urlpatterns = [
     # The project
     path("projects/new/", projects.create, name="project-create"),
     path(project, dashboard.show, name="dashboard"),
+    path(f"{project}checks/", dashboard.draw_checks, name="draw-checks"),
     path(f"{project}settings/", projects.settings, name="project-settings"),
     path(f"{project}classes/", projects.classes, name="project-classes"),
     path(f"{project}members/", projects.members, name="project-members"),

@@ -37,6 +37,7 @@ PAGES: dict[str, dict[str, str]] = {
     "token-revoke": {"POST": ACCOUNT},
     "project-create": {"GET": ACCOUNT, "POST": ACCOUNT},
     "dashboard": {"GET": VIEW},
+    "draw-checks": {"POST": OWN},
     "project-settings": {"GET": OWN, "POST": OWN},
     "project-classes": {"GET": OWN, "POST": OWN},
     "project-members": {"GET": OWN, "POST": OWN},

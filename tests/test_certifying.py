@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
+from django.test import Client
 
 from annotator.actions import certifying, exporting, labeling, projects, proposing, queueing, reviewing
 from annotator.errors import Conflict, InvalidSettings
@@ -469,3 +470,81 @@ def test_more_checks_than_half_of_what_is_open_are_refused(rigged: Rigged, count
     with pytest.raises(error):
         certifying.draw_checks(project=rigged.project, actor=rigged.alice, count=count)
     assert len(rigged.checks) == Item.objects.filter(split=Split.AUDIT).count()
+
+
+# --- the pages ----------------------------------------------------------------------------------------------------
+
+Login = Callable[[User], Client]
+
+
+def shown(client: Client, address: str) -> str:
+    response = client.get(address)
+    assert response.status_code == 200
+    return " ".join(response.text.split())
+
+
+def test_the_dashboard_says_what_is_promised_in_words(opened: Rigged, login: Login) -> None:
+    page = shown(login(opened.alice), f"/projects/{opened.project.pk}/")
+    certificate = opened.certificate
+    assert (
+        f"With 95 % confidence at least 80 % of the {certificate.rest} images the model is surest of are right:"
+        f" 0 errors in {certificate.n} random checks." in page
+    )
+    count, left = opened.accepted(), POOL - opened.accepted()
+    assert f'aria-label="Pool: 0 labelled, 0 none of these, 0 skipped, {count} accepted unseen, {left} not' in page
+    assert f'aria-label="Open images of the pool: {count} accepted unseen' in page
+    assert f"/projects/{opened.project.pk}/review/?show=unseen" in page
+
+
+def test_before_a_certificate_it_says_how_many_checks_are_missing(rigged: Rigged, login: Login, vera: User) -> None:
+    rigged.check(rigged.checks[:10])
+    rigged.take_stock()
+    said = ModelVersion.objects.get(pk=rigged.model.pk).metrics["gate"]
+    page = shown(login(vera), f"/projects/{rigged.project.pk}/")
+    assert f"At best <strong>{said['missing']}</strong> more random checks" in page
+    assert f'The next look comes at <span class="number">{said["next_at"]}</span>' in page
+
+
+def test_too_small_a_sample_offers_its_owner_to_draw_more(rigged: Rigged, login: Login, vera: User) -> None:
+    rigged.choose(target_precision=0.99)
+    rigged.check(rigged.checks[:10])
+    rigged.take_stock()
+    address = f"/projects/{rigged.project.pk}/"
+    assert "Draw more random checks" not in shown(login(vera), address)
+    alices = login(rigged.alice)
+    assert "Draw more random checks" in shown(alices, address)
+    for wrong in ("", "many", "0", "5000"):
+        refused = alices.post(f"{address}checks/", {"count": wrong})
+        assert refused.status_code in (409, 422)
+        assert "No check was drawn" in refused.text
+    assert alices.post(f"{address}checks/", {"count": "20"}).status_code == 303
+    assert Item.objects.filter(project=rigged.project, split=Split.AUDIT).count() == CHECKS + 20
+
+
+def test_what_was_given_back_is_told_on_dashboard_and_review_page(opened: Rigged, login: Login) -> None:
+    count = opened.accepted()
+    opened.choose(auto_accept=False)
+    for address in (f"/projects/{opened.project.pk}/", f"/projects/{opened.project.pk}/review/"):
+        page = shown(login(opened.alice), address)
+        assert f"{count} labels that had been accepted unseen went back to review" in page
+        assert "accepting unseen was switched off" in page
+
+
+def test_a_reviewer_looks_through_what_is_unseen_on_the_review_page(opened: Rigged, login: Login, carol: User) -> None:
+    client, address = login(carol), f"/projects/{opened.project.pk}/review/"
+    assert "?show=unseen" in shown(client, address)
+    cat = Proposal.objects.filter(state="auto_accepted", label_class=opened.cat).order_by("confidence", "id")
+    wrong, *others = [each.pk for each in cat[:60]]
+    assert f'data-proposal="{wrong}"' in shown(client, f"{address}?show=unseen&class={opened.cat.pk}")
+    sent = {"class": opened.cat.pk, "show": "unseen", "shown": [wrong, *others], "wrong": [wrong]}
+    response = client.post(address, sent)
+    assert response.status_code == 303
+    assert "show=unseen" in response["Location"]
+    assert Proposal.objects.get(pk=wrong).state == "rejected"
+    assert set(Proposal.objects.filter(pk__in=others).values_list("state", flat=True)) == {"accepted"}
+
+
+def test_the_export_page_says_what_nobody_looked_at(opened: Rigged, login: Login) -> None:
+    page = shown(login(opened.alice), f"/projects/{opened.project.pk}/export/")
+    assert f'Accepted automatically <span class="count">{opened.accepted()}</span>' in page
+    assert "With 95 % confidence at least 80 %" in page

@@ -3,19 +3,22 @@
 from dataclasses import dataclass
 from typing import Any
 
+from django.contrib import messages
 from django.contrib.auth.models import User
 from django.db.models import Count, Max, Q
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_POST, require_safe
 
 from annotator import algorithms, queries
 from annotator.access import LABEL, OWN, REVIEW, VIEW, allows, get_membership
+from annotator.actions import certifying
 from annotator.charts import Estimate, Part
-from annotator.errors import InvalidSettings
+from annotator.errors import Conflict, InvalidSettings
 from annotator.models import Annotation, Item, Job, Membership, ModelVersion, Project, Role, Split
 from annotator.views import PageRequest, page
+from annotator.views.certifying import panel
 
 TEMPLATE = "dashboard.html"
 # The parts htmx may ask for, by the id of the element they fill.
@@ -35,6 +38,29 @@ def show(request: PageRequest, project_id: int) -> HttpResponse:
     if part != "jobs":
         context |= _figures(membership)
     return polled(request, TEMPLATE, part, context)
+
+
+@require_POST
+@page
+def draw_checks(request: PageRequest, project_id: int) -> HttpResponse:
+    """Draw more random checks from the pool, ``count`` of them."""
+    membership = get_membership(request.user, project_id, OWN)
+    raw = request.POST.get("count", "")
+    try:
+        drawn = certifying.draw_checks(project=membership.project, actor=request.user, count=_count(raw))
+    except (InvalidSettings, Conflict) as error:
+        context = jobs_context(membership) | _figures(membership) | {"draw_refused": error.message, "draw_count": raw}
+        return render(request, TEMPLATE, context, status=error.status)
+    messages.success(request, f"{drawn:,} more random checks wait to be answered.")
+    response = redirect(reverse("dashboard", args=[project_id]) + "#unseen")
+    response.status_code = 303
+    return response
+
+
+def _count(raw: str) -> int:
+    if not raw.isascii() or not raw.isdigit() or len(raw) > 9:
+        raise InvalidSettings(f"{raw[:20]!r} is not a number of random checks")
+    return int(raw)
 
 
 def polled(request: HttpRequest, template: str, part: str | None, context: dict[str, Any]) -> HttpResponse:
@@ -81,6 +107,7 @@ def _figures(membership: Membership) -> dict[str, Any]:
     counts = queries.pool_counts(project)
     model = queries.current_model(project)
     groups = queries.review_groups(project)
+    unseen = panel(membership)
     asked = sum_states(counts, Split.POOL, Split.AUDIT)
     answered = sum(asked.values()) - asked[Item.State.OPEN]
     standing = Standing(
@@ -88,6 +115,7 @@ def _figures(membership: Membership) -> dict[str, Any]:
         answered=answered,
         pending=sum(count for _, count in groups),
         classes=len(queries.open_classes(project)),
+        accepted=unseen["gate"].accepted,
         importing=Job.objects.filter(
             project=project, kind=Job.Kind.IMPORT, state__in=[Job.State.QUEUED, Job.State.RUNNING]
         ).first(),
@@ -99,7 +127,7 @@ def _figures(membership: Membership) -> dict[str, Any]:
         "can_label": allows(membership.role, LABEL),
         "can_review": allows(membership.role, REVIEW),
         "standing": standing,
-        "splits": _splits(counts),
+        "splits": _splits(counts, unseen["gate"].accepted),
         "balance": balance,
         "balance_most": max((count for _, count in balance), default=0),
         "model": model,
@@ -113,6 +141,7 @@ def _figures(membership: Membership) -> dict[str, Any]:
         "proposed_by_names": bool(groups) and queries.proposed_by_names(project),
         "people": people(project),
         "per_refit": project.settings.answers_per_refit,
+        **unseen,
     }
 
 
@@ -123,17 +152,19 @@ def sum_states(counts: dict[str, dict[str, int]], *splits: str) -> dict[str, int
 
 @dataclass(frozen=True)
 class Standing:
-    """What decides the next step. ``items`` and ``answered`` count what people are asked: pool and audit."""
+    """What decides the next step. ``items`` and ``answered`` count what people are asked: pool and audit.
+    ``accepted``: what is accepted unseen, and so not asked about."""
 
     items: int
     answered: int
     pending: int
     classes: int
     importing: Job | None = None
+    accepted: int = 0
 
     @property
     def open(self) -> int:
-        return self.items - self.answered
+        return self.items - self.answered - self.accepted
 
 
 @dataclass(frozen=True)
@@ -177,7 +208,8 @@ def next_step(project: Project, role: str, standing: Standing) -> NextStep:
     if standing.open:
         why = f"{standing.open:,} of {standing.items:,} images have no answer yet."
         return step("Keep labelling", why, "Keep labelling", "label", LABEL)
-    return step("Export the labels", "Every image has an answer.", "Export", "export", VIEW)
+    why = f"Every image has an answer, {standing.accepted:,} of them unseen." if standing.accepted else ""
+    return step("Export the labels", why or "Every image has an answer.", "Export", "export", VIEW)
 
 
 @dataclass(frozen=True)
@@ -189,7 +221,8 @@ class SplitRow:
     parts: list[Part]
 
 
-def _splits(counts: dict[str, dict[str, int]]) -> list[SplitRow]:
+def _splits(counts: dict[str, dict[str, int]], accepted: int) -> list[SplitRow]:
+    """accepted: open images of the pool whose label was accepted unseen, a state of their own here."""
     described = {
         Split.POOL: ("Pool", "What people label and the model learns from."),
         Split.AUDIT: (
@@ -212,6 +245,11 @@ def _splits(counts: dict[str, dict[str, int]]) -> list[SplitRow]:
                     Item.State.OPEN,
                 )
             ]
+            if split == Split.POOL and accepted:
+                parts[-1:] = [
+                    Part("Accepted unseen", accepted, "accepted"),
+                    Part(Item.State.OPEN.label, by_state[Item.State.OPEN] - accepted, Item.State.OPEN),
+                ]
             rows.append(SplitRow(title, help, items, items - by_state[Item.State.OPEN], parts))
     return rows
 

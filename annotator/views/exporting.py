@@ -11,10 +11,11 @@ from django.views.decorators.http import require_GET, require_POST, require_safe
 
 from annotator import queries
 from annotator.access import REVIEW, VIEW, allows, get_job, get_membership, get_project
-from annotator.actions import exporting, packaging
+from annotator.actions import certifying, exporting, packaging
 from annotator.errors import Conflict, InvalidExport
 from annotator.models import Membership, ModelVersion
 from annotator.views import PageRequest, page
+from annotator.views.certifying import promise
 from annotator.views.dashboard import model_facts
 
 TEMPLATE = "exporting.html"
@@ -61,6 +62,7 @@ def _context(request: HttpRequest, membership: Membership) -> dict[str, Any]:
     include = exporting.clean_include(request.GET.getlist("include") or exporting.DEFAULT_INCLUDE)
     format_name = exporting.clean_format(request.GET.get("format", "csv"))
     counts = exporting.row_counts(membership.project)
+    standing = certifying.standing_certificates(membership.project)
     return {
         "project": membership.project,
         "membership": membership,
@@ -78,6 +80,7 @@ def _context(request: HttpRequest, membership: Membership) -> dict[str, Any]:
         ],
         "total": exporting.included(counts, include),
         "disputed": counts[exporting.DISPUTED],
+        "promises": [promise(each) for each in standing if each.accepted_at],
         "all": sum(counts.values()),
     }
 

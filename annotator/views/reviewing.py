@@ -12,17 +12,20 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from annotator import queries
 from annotator.access import REVIEW, get_membership
-from annotator.actions import reviewing
+from annotator.actions import certifying, reviewing
 from annotator.actions.projects import PAGE_KEYS
 from annotator.errors import InvalidAnnotation, WinnowError
 from annotator.models import AuditEvent, Item, LabelClass, Membership, Project, Proposal, Split
 from annotator.views import PageRequest, page
+from annotator.views.certifying import promise
 from annotator.views.choices import choices_of, is_tiny
 from annotator.wording import percent
 
 TEMPLATE = "reviewing.html"
 TILES = 60
 SHORT_LIST = 3
+# What ``show`` asks for instead of what waits: labels that count although nobody looked.
+UNSEEN = "unseen"
 # What the headline holds the proposals against, how sure it wants to be, and when confidences are calibrated.
 TARGET, SURENESS, CALIBRATED_FROM = 0.99, 0.95, 30
 CHECKS_AT_MOST = 20_000
@@ -81,7 +84,7 @@ def show(request: PageRequest, project_id: int) -> HttpResponse:
     if request.method == "POST":
         return _decide(request, membership)
     decided = _last_decision(request, membership.project)
-    context = _context(membership, request.GET.get("class")) | {"decided": decided}
+    context = _context(membership, request.GET) | {"decided": decided}
     return render(request, f"{TEMPLATE}#grid" if request.htmx else TEMPLATE, context)
 
 
@@ -96,9 +99,9 @@ def undo(request: PageRequest, project_id: int) -> HttpResponse:
     except WinnowError as error:
         return _refused(request, membership, error)
     if not request.htmx:
-        return _see_other(membership.project, {"class": request.POST.get("class", "")})
+        return _see_other(membership.project, _place(request.POST))
     before = reviewing.decision_before(project=membership.project, reviewer=request.user, event_id=event_id)
-    context = _context(membership, request.POST.get("class")) | {"decided": _counts(before) if before else None}
+    context = _context(membership, request.POST) | {"decided": _counts(before) if before else None}
     return render(request, f"{TEMPLATE}#grid", context | {"undone": undone, "is_undone": True})
 
 
@@ -111,9 +114,9 @@ def _decide(request: PageRequest, membership: Membership) -> HttpResponse:
     left = _left(membership.project, decision, wanted)
     if not request.htmx and not left:
         event = {"decided": decision.event_id} if decision.event_id else {}
-        return _see_other(membership.project, {"class": request.POST.get("class", "")} | event)
+        return _see_other(membership.project, _place(request.POST) | event)
     # What was left alone cannot be told after a redirect: it is nowhere but here.
-    context = _context(membership, request.POST.get("class")) | {"decided": decision, "left": left}
+    context = _context(membership, request.POST) | {"decided": decision, "left": left}
     return render(request, f"{TEMPLATE}#grid" if request.htmx else TEMPLATE, context)
 
 
@@ -147,6 +150,11 @@ def _read_decisions(posted: QueryDict) -> dict[str, Any]:
     return {"accepted": accepted, "rejected": sorted(rejected), "corrected": corrected}
 
 
+def _place(sent: QueryDict) -> dict[str, str]:
+    """Which grid somebody is at, for the address that leads back there."""
+    return {"class": sent.get("class", "")} | ({"show": UNSEEN} if sent.get("show") == UNSEEN else {})
+
+
 def _read_id(raw: str | None) -> int:
     if raw is None or not raw.isascii() or not raw.isdigit() or len(raw) > 18:
         raise InvalidAnnotation(f"{(raw or '')[:40]!r} is not the number of a proposal; reload the page")
@@ -154,7 +162,7 @@ def _read_id(raw: str | None) -> int:
 
 
 def _refused(request: PageRequest, membership: Membership, error: WinnowError) -> HttpResponse:
-    context = _context(membership, request.POST.get("class")) | {"error": error}
+    context = _context(membership, request.POST) | {"error": error}
     template = f"{TEMPLATE}#grid" if request.htmx else TEMPLATE
     return render(request, template, context, status=error.status)
 
@@ -181,10 +189,11 @@ def _counts(event: AuditEvent) -> dict[str, int]:
     return counts | {"event_id": event.pk}
 
 
-def _context(membership: Membership, wanted: str | None) -> dict[str, Any]:
-    """The grid of the wanted class, else of the first one that has proposals waiting."""
-    project = membership.project
-    groups = queries.review_groups(project)
+def _context(membership: Membership, sent: QueryDict) -> dict[str, Any]:
+    """The grid of the wanted class, else of the first one that has proposals waiting; or labels accepted unseen."""
+    project, wanted, is_unseen = membership.project, sent.get("class"), sent.get("show") == UNSEEN
+    state = Proposal.State.AUTO_ACCEPTED if is_unseen else Proposal.State.PENDING
+    groups = queries.review_groups(project, state)
     chosen = next((each for each, _ in groups if str(each.pk) == wanted), groups[0][0] if groups else None)
     classes = queries.open_classes(project)
     context = {
@@ -195,7 +204,11 @@ def _context(membership: Membership, wanted: str | None) -> dict[str, Any]:
         "waiting": sum(pending for _, pending in groups),
         "label_class": chosen,
         "posted_class": wanted or "",
-        "tiles": _tiles(project, chosen) if chosen else [],
+        "tiles": _tiles(project, chosen, state) if chosen else [],
+        "is_unseen": is_unseen,
+        "unseen": certifying.accepted_unseen(project).count(),
+        "promises": [promise(each) for each in certifying.standing_certificates(project) if each.accepted_at],
+        "given_back": certifying.given_back(project),
         "choices": choices_of(classes, PAGE_KEYS),
         "trust": _trust(project),
         "calibrated_from": CALIBRATED_FROM,
@@ -207,7 +220,7 @@ def _context(membership: Membership, wanted: str | None) -> dict[str, Any]:
     return context
 
 
-def _tiles(project: Project, label_class: LabelClass) -> list[Tile]:
+def _tiles(project: Project, label_class: LabelClass, state: str) -> list[Tile]:
     names = {each.pk: each.name for each in project.classes.all()}
     return [
         Tile(
@@ -219,7 +232,7 @@ def _tiles(project: Project, label_class: LabelClass) -> list[Tile]:
             ),
             is_tiny=is_tiny(each.item),
         )
-        for each in queries.pending_proposals(project, label_class.pk, limit=TILES)
+        for each in queries.pending_proposals(project, label_class.pk, limit=TILES, state=state)
     ]
 
 
