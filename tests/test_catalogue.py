@@ -8,6 +8,7 @@ import pytest
 from annotator import algorithms
 from annotator.algorithms import CATALOGUE, DEFAULTS, KINDS, Algorithm, Parameter, catalogue, clean_parameters, get
 from annotator.errors import InvalidSettings
+from annotator.models import ProjectSettings
 from ml_worker import acquisition, encoders, heads
 
 PACKAGES = {"encoder": encoders, "head": heads, "acquisition": acquisition}
@@ -48,6 +49,12 @@ def test_every_algorithm_is_explained_and_its_defaults_are_allowed(algorithm: Al
     for parameter in algorithm.parameters:
         assert type(given[parameter.name]) is parameter.type
         assert parameter.help.endswith(".")
+
+
+def test_the_worker_and_the_settings_agree_on_what_can_open_a_project() -> None:
+    assert {algorithm.name for algorithm in catalogue("acquisition", starts=True)} == acquisition.STARTERS
+    with pytest.raises(InvalidSettings, match="'margin' is not one of typiclust, probcover, random_sampling"):
+        ProjectSettings.clean({"cold_start": "margin"})
 
 
 def test_names_are_unique_within_a_kind_and_the_defaults_exist() -> None:

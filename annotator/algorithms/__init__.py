@@ -26,11 +26,11 @@ CATALOGUE = (*ENCODERS, *HEADS, *ACQUISITION, *TRAINERS)
 DEFAULTS = {"encoder": "pca_pixels", "head": "label_spreading", "acquisition": "margin"}
 
 
-def catalogue(kind: str) -> tuple[Algorithm, ...]:
-    """The algorithms of one kind, in the order to show them."""
+def catalogue(kind: str, starts: bool = False) -> tuple[Algorithm, ...]:
+    """The algorithms of one kind, in the order to show them; starts: only those that need no model."""
     if kind not in KINDS:
         raise InvalidSettings(f"{kind!r} is not a kind of algorithm; choose from {', '.join(KINDS)}")
-    return tuple(algorithm for algorithm in CATALOGUE if algorithm.kind == kind)
+    return tuple(algorithm for algorithm in CATALOGUE if algorithm.kind == kind and algorithm.starts >= starts)
 
 
 def get(kind: str, name: str) -> Algorithm:

@@ -91,6 +91,7 @@ ACQUISITION = (
         title="Typical of unlabelled regions",
         help="Asks about the most typical item of each dense region without an answer; best at the start.",
         source="Hacohen et al. 2022, Active Learning on a Budget",
+        starts=True,
     ),
     Algorithm(
         kind="acquisition",
@@ -99,6 +100,7 @@ ACQUISITION = (
         help="Asks about items with the most others close by that have no answer; for the start, not for the last "
         "few percent.",
         source="Yehuda et al. 2022, Active Learning Through a Covering Lens",
+        starts=True,
     ),
     Algorithm(
         kind="acquisition",
@@ -106,5 +108,6 @@ ACQUISITION = (
         title="At random",
         help="Asks about items drawn by lot; the yardstick for the others.",
         source="",
+        starts=True,
     ),
 )

@@ -26,7 +26,7 @@ class Algorithm:
     """One line of the catalogue. help: one sentence for people. source: where the method was published.
 
     deterministic: the same input gives the same result, whatever the seed. by_views: a head that goes by embeddings of
-    distorted looks at the images, where there are any.
+    distorted looks at the images, where there are any. starts: an acquisition function that needs no model.
     """
 
     kind: str
@@ -37,3 +37,4 @@ class Algorithm:
     parameters: tuple[Parameter, ...] = ()
     deterministic: bool = False
     by_views: bool = False
+    starts: bool = False

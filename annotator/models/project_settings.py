@@ -17,7 +17,7 @@ def _setting(default: Any, title: str, help: str, **limits: Any) -> Any:
 @dataclass(frozen=True)
 class ProjectSettings:
     """Rates are 0..1. ``minimum`` and ``maximum`` are inclusive, ``automatic`` is taken although it is outside them;
-    ``catalogue`` names a kind in algorithms.
+    ``catalogue`` names a kind in algorithms, ``starts`` takes only those of it that need no model.
 
     ``parameters`` holds what differs from the catalogue's defaults alone, so that a better default reaches everybody
     who has not chosen. Its keys are flat, "encoder.pretrained.model": the form's names, the API's and those in errors.
@@ -53,6 +53,7 @@ class ProjectSettings:
         "First questions",
         "Which image is asked next, before there is a model.",
         catalogue="acquisition",
+        starts=True,
     )
     trainer: str = _setting(
         "auto",
@@ -244,7 +245,9 @@ def _clean_value(each: Any, raw: Any) -> Any:
         raise InvalidSettings(f"{raw!r} is neither true nor false")
     if "catalogue" in limits:
         names = ["auto"] if "auto" in limits else []
-        names += [algorithm.name for algorithm in algorithms.catalogue(limits["catalogue"])]
+        names += [
+            algorithm.name for algorithm in algorithms.catalogue(limits["catalogue"], limits.get("starts", False))
+        ]
         if raw not in names:
             raise InvalidSettings(f"{raw!r} is not one of {', '.join(names)}")
         return raw

@@ -306,7 +306,7 @@ def _field(each: Any, value: Any, values: dict[str, Any], wrong: dict[str, str])
     if each.type is bool:
         kind, value = "check", str(value).lower() in ("true", "on", "1", "yes")
     elif "catalogue" in limits:
-        kind, options = "choice", algorithms.catalogue(limits["catalogue"])
+        kind, options = "choice", algorithms.catalogue(limits["catalogue"], limits.get("starts", False))
         if "auto" in limits:
             automatic = algorithms.Algorithm(limits["catalogue"], "auto", "Automatic", limits["auto"] + ".", "")
             options = (automatic, *options)
