@@ -70,9 +70,17 @@ def reason_text(entry: QueueEntry, class_names: dict[int, str]) -> str:
     if entry.reason_code == QueueEntry.Reason.CLOSE_CALL:
         named = [class_names.get(class_id, "an archived class") for class_id, _ in entry.reason_data["classes"]]
         return f"Close call: {named[0]} or {named[1]}"
+    if entry.reason_code == QueueEntry.Reason.UNSURE:
+        class_id, prob = entry.reason_data["classes"][0]
+        return f"Unsure: {class_names.get(class_id, 'an archived class')} is likeliest, at {100 * prob:.0f} %"
+    if entry.reason_code == QueueEntry.Reason.SCARCE:
+        name = class_names.get(entry.reason_data["class"], "an archived class")
+        return f"Looking for more of {name}, which has the fewest answers"
     return {
         QueueEntry.Reason.AUDIT: "Random check: measures how good the model is, so no hints",
         QueueEntry.Reason.TYPICAL: "Typical of many images like it, none of them labelled yet",
+        QueueEntry.Reason.DISPUTED: "Disputed: the answers so far can be read in different ways",
+        QueueEntry.Reason.UNLIKE: "Unlike anything labelled so far",
         QueueEntry.Reason.RANDOM: "Picked at random",
         QueueEntry.Reason.RETURNED: "You took your answer back",
     }[QueueEntry.Reason(entry.reason_code)]
@@ -82,7 +90,8 @@ def shows_hint(entry: QueueEntry, project: Project) -> bool:
     """Whether the page tells the person what the model thinks of this item. Never for random checks."""
     if entry.reason_code == QueueEntry.Reason.AUDIT:
         return False
-    return entry.reason_code == QueueEntry.Reason.CLOSE_CALL or suggestion(entry, project) is not None
+    naming = (QueueEntry.Reason.CLOSE_CALL, QueueEntry.Reason.UNSURE, QueueEntry.Reason.SCARCE)
+    return entry.reason_code in naming or suggestion(entry, project) is not None
 
 
 def suggestion(entry: QueueEntry, project: Project) -> tuple[int, float] | None:
@@ -327,6 +336,10 @@ def phase(project: Project) -> str:
     return {
         QueueEntry.Reason.TYPICAL: "Getting an overview: images that are typical of many others",
         QueueEntry.Reason.CLOSE_CALL: "Asking about close calls: images the model cannot tell apart",
+        QueueEntry.Reason.UNSURE: "Asking about what the model is least sure of",
+        QueueEntry.Reason.DISPUTED: "Asking where the answers so far can be read in different ways",
+        QueueEntry.Reason.UNLIKE: "Asking about images unlike anything labelled so far",
+        QueueEntry.Reason.SCARCE: "Looking for more of the class with the fewest answers",
         QueueEntry.Reason.RANDOM: "Random order, until the images are embedded",
         QueueEntry.Reason.RETURNED: "Back to what was taken back",
     }[QueueEntry.Reason(reasons.most_common(1)[0][0])]

@@ -18,8 +18,18 @@ from ml_worker.calibrate import softmax, temperature
 from ml_worker.evaluate import accuracy_report
 from ml_worker.pool import Floats, Pool, Rows
 
-# What leads to an item, where it is not the model's doubt.
-_REASONS = {"probcover": "typical", "typiclust": "typical", "random_sampling": "random"}
+_REASONS = {
+    "badge": "unsure",
+    "bald": "disputed",
+    "coreset": "unlike",
+    "disagreement": "disputed",
+    "entropy": "unsure",
+    "least_confidence": "unsure",
+    "probcover": "typical",
+    "random_sampling": "random",
+    "rare_class": "scarce",
+    "typiclust": "typical",
+}
 _SEED_CHUNK = 20  # how many of a cold start's items are chosen to complement each other at first
 _LOOK_AHEAD = 50
 _AT_MOST = 50_000
@@ -86,8 +96,8 @@ class Learned:
 class Entry:
     """One place in the queue: rank from 0, why it is there, and what the reason's sentence needs.
 
-    reason_code: audit, typical, close_call (reason_data: classes [a, b] as columns, probs [p_a, p_b]) or
-    random.
+    reason_code: audit, typical, close_call or unsure (reason_data: classes [a, b] as columns, probs [p_a, p_b]),
+    disputed, unlike, scarce (reason_data: class as column) or random.
     """
 
     row: int
@@ -212,9 +222,9 @@ def _chosen(
     asked = _asked(pool, learned, rows, train_rows, columns, train)
     ranked, utility = _rank_in_chunks(name, asked, budget, rng)
     apart = _keep_apart(asked.embeddings[ranked], acquisition.near_copy_radius(asked.embeddings))
-    reason = _REASONS.get(name, "close_call")
+    scarcest = acquisition.scarcest(asked.labeled_targets)
     return [
-        Entry(int(rows[ranked[i]]), 0, float(utility[i]), reason, _reason_data(reason, asked.probs[ranked[i]]))
+        Entry(int(rows[ranked[i]]), 0, float(utility[i]), *_reason(name, utility[i], asked.probs[ranked[i]], scarcest))
         for i in apart
     ]
 
@@ -288,8 +298,14 @@ def _keep_apart(points: Floats, radius: float) -> list[int]:
     return placed
 
 
-def _reason_data(reason: str, probs: Floats) -> dict[str, Any]:
-    if reason != "close_call":
-        return {}
+def _reason(name: str, utility: float, probs: Floats, scarcest: int | None) -> tuple[str, dict[str, Any]]:
+    """Why this function asks about an item: the code, and what its sentence needs."""
+    reason = _REASONS.get(name, "close_call")
+    if reason == "disputed" and utility <= 0.0:  # what nobody disputes comes by its gap
+        reason = "close_call"
+    if reason == "scarce":
+        return ("unlike", {}) if scarcest is None else (reason, {"class": scarcest})
+    if reason not in ("close_call", "unsure"):
+        return reason, {}
     best = np.argsort(-probs, kind="stable")[:2]
-    return {"classes": [int(c) for c in best], "probs": [round(float(probs[c]), 4) for c in best]}
+    return reason, {"classes": [int(c) for c in best], "probs": [round(float(probs[c]), 4) for c in best]}

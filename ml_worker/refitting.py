@@ -2,13 +2,14 @@
 
 import shutil
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from annotator import jobs, queries
 from annotator.actions import proposing, queueing
-from annotator.models import Job, LabelClass, ModelVersion, Project, QueueEntry
+from annotator.models import Job, LabelClass, ModelVersion, Project
 from ml_worker import certifying, fast_loop, previews, snapshot, zero_shot
 from ml_worker.encoders import Mismatch
 from ml_worker.evaluate import accuracy_report, wilson
@@ -195,7 +196,9 @@ def _rank(
     seconds: dict[str, float],
 ) -> None:
     started = time.perf_counter()
-    settings: LoopSettings = snapshot.loop_settings(project, seed=model.number if model else 0)
+    settings: LoopSettings = replace(
+        snapshot.loop_settings(project, seed=model.number if model else 0), n_classes=len(taken.class_ids)
+    )
     entries = fast_loop.order(
         taken.embedded.pool,
         learned,
@@ -204,6 +207,7 @@ def _rank(
         taken.asked_rows,
         settings,
         np.random.default_rng([project.pk, settings.seed]),
+        taken.train,
     )
     seconds["rank"] = time.perf_counter() - started
     started = time.perf_counter()
@@ -214,7 +218,9 @@ def _rank(
 def _ranked(entry: Entry, taken: Snapshot) -> queueing.Ranked:
     """A queue line in the database's terms: item ids for rows, class ids for columns."""
     reason_data = dict(entry.reason_data)
-    if entry.reason_code == QueueEntry.Reason.CLOSE_CALL:
+    if "class" in reason_data:
+        reason_data["class"] = taken.class_ids[reason_data["class"]]
+    if "classes" in reason_data:
         columns, probs = reason_data.pop("classes"), reason_data.pop("probs")
         reason_data["classes"] = [
             [taken.class_ids[column], round(float(prob), 4)] for column, prob in zip(columns, probs, strict=True)

@@ -80,7 +80,7 @@ def take(project: Project, embedding_name: str) -> Snapshot:
 def against(project: Project, embedded: Embedded) -> Snapshot:
     """The project's answers against an embedding, with the splits of now: random checks are drawn later, too.
 
-    Five queries; cost grows with the answers, not with the pool."""
+    Six queries; cost grows with the answers, not with the pool."""
     watermark = label_watermark(project)
     class_ids = [label_class.pk for label_class in queries.open_classes(project)]
     embedded = _with_splits_of_now(project, embedded)
@@ -95,10 +95,12 @@ def against(project: Project, embedded: Embedded) -> Snapshot:
     is_unseen = np.zeros(len(embedded.item_ids), bool)
     is_unseen[rows_unseen[has_row_unseen]] = True
     is_audit = embedded.splits == SPLIT_CODES[Split.AUDIT]
+    foreign = settled.filter(state=Item.State.NONE_OF_THESE, split=Split.POOL).order_by("pk")
+    strangers, has_row_stranger = embedded.rows(np.fromiter(foreign.values_list("pk", flat=True), np.int64))
     return Snapshot(
         embedded=embedded,
         class_ids=class_ids,
-        train=answers[Split.POOL],
+        train=replace(answers[Split.POOL], strangers=strangers[has_row_stranger].astype(np.int64)),
         audit=answers[Split.AUDIT],
         test=answers[Split.TEST],
         open_rows=np.flatnonzero(is_open & is_pool & ~is_unseen),

@@ -192,6 +192,32 @@ def test_a_close_call_names_both_classes_and_how_likely_they_are() -> None:
             assert entry.utility == pytest.approx(1 - (probs[first] - probs[second]), abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("margin", {"close_call"}),
+        ("least_confidence", {"unsure"}),
+        ("badge", {"unsure"}),
+        ("coreset", {"unlike"}),
+        ("probcover", {"typical"}),
+        ("rare_class", {"scarce"}),
+        ("disagreement", {"close_call", "disputed"}),
+    ],
+)
+def test_each_function_says_why(name: str, wanted: set[str]) -> None:
+    pool, targets, learned = taught()
+    settings = replace(SETTINGS, acquisition=name, audit_share=0.0)
+    entries = queue(pool, learned, settings=settings, train=answers(targets, range(28)))
+    assert {entry.reason_code for entry in entries} == wanted
+    for entry in entries:
+        if entry.reason_code == "unsure":
+            assert entry.reason_data["classes"][0] == learned.probs[entry.row].argmax()
+        if entry.reason_code == "scarce":
+            assert entry.reason_data == {"class": 1}  # answers 0 to 27 hold ten, nine and nine of the classes
+        if entry.reason_code == "disputed":
+            assert entry.utility > 0
+
+
 def test_random_order_is_random_from_the_first_answer() -> None:
     pool, _ = clouds(N)
     entries = queue(pool, None, asked=[], settings=replace(SETTINGS, acquisition="random_sampling"))

@@ -167,6 +167,25 @@ def test_the_audit_reason_gives_no_hint(project: Project, bob: User) -> None:
     assert not queries.shows_hint(entry, project)
 
 
+@pytest.mark.parametrize(
+    ("code", "reason_data", "sentence", "is_hint"),
+    [
+        ("unsure", {"classes": [[1, 0.384], [2, 0.3]]}, "Unsure: cat is likeliest, at 38 %", True),
+        ("scarce", {"class": 2}, "Looking for more of dog, which has the fewest answers", True),
+        ("disputed", {}, "Disputed: the answers so far can be read in different ways", False),
+        ("unlike", {}, "Unlike anything labelled so far", False),
+    ],
+)
+def test_a_reason_is_a_sentence(
+    project: Project, code: str, reason_data: dict[str, Any], sentence: str, is_hint: bool
+) -> None:
+    item = make_item(project, 1)
+    entry = QueueEntry.objects.create(item=item, project=project, rank=0, reason_code=code, reason_data=reason_data)
+    assert queries.reason_text(entry, {1: "cat", 2: "dog"}) == sentence
+    assert queries.shows_hint(entry, project) == is_hint
+    assert queries.phase(project)
+
+
 def test_skipped_items_come_back_when_asked_for(project: Project, items: list[Item], bob: User, answer: Any) -> None:
     answer(bob, items[0])
     assert queueing.return_skipped(project=project) == 1

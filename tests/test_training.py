@@ -327,6 +327,41 @@ def test_after_answers_there_is_a_model_a_queue_and_proposals(
     assert np.mean(right) >= 0.9
 
 
+def test_the_queue_looks_for_more_of_the_class_with_the_fewest_answers(
+    project: Project, pool: list[Item], label: Callable[[list[Item]], None], dog: LabelClass
+) -> None:
+    project.settings_json |= {"acquisition": "rare_class"}
+    project.save()
+    label([*pool[:36:2], *pool[1:12:2]])
+    refit(project)
+    asked = QueueEntry.objects.filter(project=project).exclude(reason_code=QueueEntry.Reason.AUDIT).order_by("rank")
+    assert {entry.reason_code for entry in asked} == {QueueEntry.Reason.SCARCE}
+    assert {entry.reason_data["class"] for entry in asked} == {dog.pk}
+    assert all(int(entry.item.source_name) % 2 for entry in asked[:10])
+
+
+def test_what_belongs_to_no_class_is_known_to_the_queue(
+    project: Project,
+    pool: list[Item],
+    label: Callable[[list[Item]], None],
+    alice: User,
+    answer: Callable[..., Annotation],
+) -> None:
+    label(pool[:24])
+    foreign = pool[30:33]
+    queueing.fill_queue(project=project, entries=[queueing.Ranked(item.pk, 0.0, "random") for item in foreign])
+    for item in foreign:
+        answer(alice, item, kind="none_of_these")
+    job = queries.current_embedding(project)
+    assert job is not None
+    taken = snapshot.take(project, job.result["folder"])
+    assert taken.embedded.item_ids[taken.train.strangers].tolist() == [item.pk for item in foreign]
+    assert len(taken.train.rows) == 24
+    project.settings_json |= {"acquisition": "inlier_margin"}
+    project.save()
+    assert refit(project) is not None
+
+
 def test_uncalibrated_proposals_are_a_screenful_shared_between_the_classes(
     project: Project, pool: list[Item], label: Callable[[list[Item]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,6 +148,10 @@ class QueueEntry(models.Model):
         AUDIT = "audit", "Random check"
         TYPICAL = "typical", "Typical of many"
         CLOSE_CALL = "close_call", "Close call"
+        UNSURE = "unsure", "The model is unsure"
+        DISPUTED = "disputed", "Disputed"
+        UNLIKE = "unlike", "Unlike anything labelled"
+        SCARCE = "scarce", "More of a scarce class"
         RANDOM = "random", "Picked at random"
         RETURNED = "returned", "Back in the queue"
 
