@@ -2,8 +2,9 @@
 have accepted unseen what a certificate allows. The arithmetic is gate.py's; what follows is annotator's certifying.
 
 An audit answer counts when it was given blind: to a random check from the queue, by a person, without a suggestion.
-Skipped, disputed, or none of the classes, it is one with which every prediction is wrong: left out, the hard images
-would be missing from the sample.
+One that a person gave out of turn may have been picked, or came so late that the queue had let the image go: it counts
+where the model is wrong, never for it. Skipped, disputed, or none of the classes, an answer is one with which every
+prediction is wrong: left out, the hard images would be missing from the sample.
 """
 
 from collections import defaultdict
@@ -30,14 +31,22 @@ NO_CLASS = 0
 @dataclass(frozen=True, eq=False)
 class BlindAnswers:
     """Random checks as people answered them, oldest first. class_ids: NO_CLASS where none is right; strata: the import
-    each came with, 0 without."""
+    each came with, 0 without; in_turn: whether the queue had asked, and nothing was suggested."""
 
     item_ids: Rows
     class_ids: Rows
     strata: Rows
+    in_turn: NDArray[np.bool_]
 
     def only(self, kept: NDArray[np.bool_]) -> "BlindAnswers":
-        return BlindAnswers(self.item_ids[kept], self.class_ids[kept], self.strata[kept])
+        return BlindAnswers(self.item_ids[kept], self.class_ids[kept], self.strata[kept], self.in_turn[kept])
+
+    def fairly(self, sizes: dict[int, int]) -> "BlindAnswers":
+        """Of strata of these sizes: those in turn as far as they represent them all, and all others."""
+        here = self.only(np.isin(self.strata, list(sizes)))
+        kept = ~here.in_turn
+        kept[here.in_turn] = gate.representative(_strata(sizes), here.strata[here.in_turn])
+        return here.only(kept)
 
 
 def take_stock(project: Project, taken: Snapshot, learned: Learned, model: ModelVersion) -> None:
@@ -47,13 +56,15 @@ def take_stock(project: Project, taken: Snapshot, learned: Learned, model: Model
         _hold(certificate, answers)
     answers = answers.only(taken.embedded.rows(answers.item_ids)[1])
     sizes = _stratum_sizes(project)
-    names, kept = gate.spoken_for(_strata(sizes), answers.strata)
-    counted = answers.only(kept)
-    past = _past(project)
-    look, is_due = _next_look(project, len(counted.item_ids), past)
+    names, _ = gate.spoken_for(_strata(sizes), answers.strata[answers.in_turn])
+    sizes = {name: sizes[name] for name in names}
+    counted = answers.fairly(sizes)
+    # How many, by those in turn alone: when a look is due must not depend on what was said.
+    n_answers, past = int(counted.in_turn.sum()), _past(project)
+    look, is_due = _next_look(project, n_answers, past)
     if look is not None and is_due:
-        _look(project, taken, learned, model, look, counted, {name: sizes[name] for name in names})
-        look, _ = _next_look(project, len(counted.item_ids), _past(project))
+        _look(project, taken, learned, model, look, counted, sizes)
+        look, _ = _next_look(project, n_answers, _past(project))
     _accept(project)
     model.metrics["gate"] = _outlook(project, taken, learned, counted, look)
     model.save(update_fields=["metrics"])
@@ -61,27 +72,26 @@ def take_stock(project: Project, taken: Snapshot, learned: Learned, model: Model
 
 def blind_answers(project: Project) -> BlindAnswers:
     """The audit answers that a certificate may rest on. One query."""
-    asked = Annotation.objects.filter(
-        item=OuterRef("item"), reason_code=QueueEntry.Reason.AUDIT, suggestion_shown=False
-    )
+    asked = Annotation.objects.filter(item=OuterRef("item"), reason_code=QueueEntry.Reason.AUDIT)
     current = Annotation.objects.filter(
-        Exists(asked),
         project=project,
         item__split=Split.AUDIT,
         superseded_by__isnull=True,
         source=Annotation.Source.PERSON,
-        suggestion_shown=False,
         kind__in=[Annotation.Kind.LABEL, Annotation.Kind.NONE_OF_THESE, Annotation.Kind.SKIP],
     )
     by_item: dict[int, list[Annotation]] = defaultdict(list)
-    for annotation in current.select_related("item").order_by("created_at", "id"):
+    in_turn: dict[int, bool] = defaultdict(lambda: True)
+    for annotation in current.select_related("item").annotate(is_asked=Exists(asked)).order_by("created_at", "id"):
         by_item[annotation.item_id].append(annotation)
+        in_turn[annotation.item_id] &= annotation.is_asked and not annotation.suggestion_shown
     task_type = task_types.get(project.task_type)
     named = [(given[0].item, queries.settled_value(task_type, given)) for given in by_item.values()]
     return BlindAnswers(
         np.array([item.pk for item, _ in named], np.int64),
         np.array([task_type.class_ids(value)[0] if value else NO_CLASS for _, value in named], np.int64),
         np.array([item.import_job_id or 0 for item, _ in named], np.int64),
+        np.array([in_turn[item.pk] for item, _ in named], bool),
     )
 
 
@@ -122,15 +132,11 @@ def _next_look(project: Project, n_answers: int, past: list[gate.Taken]) -> tupl
 
 def _hold(certificate: Certificate, answers: BlindAnswers) -> None:
     """Against the answers of now, within the region and by the predictions of the certificate's own model."""
-    sizes = {int(name): size for name, size in certificate.look.strata.items()}
-    answers = answers.only(np.isin(answers.strata, list(sizes)))
-    answers = answers.only(gate.representative(_strata(sizes), answers.strata))
+    answers = answers.fairly({int(name): size for name, size in certificate.look.strata.items()})
     said = {int(item_id): class_id for item_id, class_id in certificate.checks.items()}
-    right = [
-        said[item_id] == class_id
-        for item_id, class_id in zip(answers.item_ids.tolist(), answers.class_ids.tolist(), strict=True)
-        if item_id in said
-    ]
+    guesses = np.array([said.get(item_id, -1) for item_id in answers.item_ids.tolist()], np.int64)
+    is_right = guesses == answers.class_ids
+    right = is_right[(guesses != -1) & (answers.in_turn | ~is_right)].tolist()
     bound = gate.open_bound(sum(right), len(right), certificate.rest, certificate.answered, certificate.delta)
     certifying.hold_against(certificate=certificate, n=len(right), k=sum(right), bound=bound)
 
@@ -186,7 +192,7 @@ def _look(
         project=project,
         planned=planned.number,
         model_version=model,
-        answers=len(answers.item_ids),
+        answers=int(answers.in_turn.sum()),
         target=chosen.target_precision,
         confidence=chosen.certificate_confidence,
         spent=planned.delta * 2**leaks,
@@ -219,13 +225,15 @@ def _scene(project: Project, taken: Snapshot, learned: Learned, answers: BlindAn
     is_elsewhere[rows_elsewhere[has_row]] = True
     rows = rows[~is_seen[rows] & ~is_elsewhere[rows]]
     columns = {class_id: column for column, class_id in enumerate(taken.class_ids)}
-    audited = taken.embedded.rows(answers.item_ids)[0]
+    targets = np.array([columns.get(class_id, -1) for class_id in answers.class_ids.tolist()], np.int64)
+    probs_audit = softmax(learned.logits[taken.embedded.rows(answers.item_ids)[0]])
+    counts = answers.in_turn | (probs_audit.argmax(axis=1) != targets)
     return _Scene(
         rows=rows,
         probs=softmax(learned.logits[rows]),
         probs_answered=softmax(learned.logits[np.flatnonzero(is_seen & ~is_elsewhere)]),
-        probs_audit=softmax(learned.logits[audited]),
-        targets=np.array([columns.get(class_id, -1) for class_id in answers.class_ids.tolist()], np.int64),
+        probs_audit=probs_audit[counts],
+        targets=targets[counts],
     )
 
 
@@ -293,11 +301,12 @@ def _outlook(
     project: Project, taken: Snapshot, learned: Learned, answers: BlindAnswers, look: gate.Look | None
 ) -> dict[str, Any]:
     """What the page says of the next look: the answers it waits for, and how many a certificate lacks at least."""
-    n = len(answers.item_ids)
+    n = int(answers.in_turn.sum())
     if look is None:
         return {"answers": n, "missing": None, "next_at": None}
     probs = softmax(learned.logits[taken.embedded.rows(answers.item_ids)[0]])
     class_ids = np.asarray(taken.class_ids, np.int64)
-    right = class_ids[probs.argmax(axis=1)] == answers.class_ids if n else np.zeros(0, bool)
-    missing = gate.answers_missing(_top(probs), right, project.settings.target_precision, look.delta)
+    right = class_ids[probs.argmax(axis=1)] == answers.class_ids
+    counts = answers.in_turn | ~right
+    missing = gate.answers_missing(_top(probs)[counts], right[counts], project.settings.target_precision, look.delta)
     return {"answers": n, "missing": max(missing, look.at - n), "next_at": look.at}

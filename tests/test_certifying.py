@@ -51,6 +51,10 @@ class Rigged:
     def class_of(self, item: Item) -> LabelClass:
         return self.dog if int(item.source_name) % 2 else self.cat
 
+    def place(self, item: Item) -> int:
+        """From 0, the item the model is surest of."""
+        return (37 * int(item.source_name)) % len(self.items)
+
     def split(self, split: str) -> list[Item]:
         return [item for item in self.items if item.split == split]
 
@@ -85,8 +89,7 @@ class Rigged:
         splits = np.array([snapshot.SPLIT_CODES[Split(item.split)] for item in self.items], np.uint8)
         pool = pool_of(np.arange(len(item_ids))[:, None])
         is_dog = np.array([self.class_of(item) == self.dog for item in self.items])
-        shuffled = [(37 * int(item.source_name)) % len(self.items) for item in self.items]
-        sureness = np.linspace(6, 1, len(item_ids), dtype=np.float32)[shuffled]
+        sureness = np.linspace(6, 1, len(item_ids), dtype=np.float32)[[self.place(item) for item in self.items]]
         logits = np.stack([np.where(is_dog, 0, sureness), np.where(is_dog, sureness, 0)], axis=1).astype(np.float32)
         probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         taken = snapshot.against(self.project, Embedded(pool, item_ids, splits))
@@ -209,7 +212,29 @@ def test_only_blind_answers_to_random_checks_count(rigged: Rigged) -> None:
         raw_value={"class": rigged.cat.pk},
         suggestion_shown=True,
     )
-    assert worker.blind_answers(rigged.project).item_ids.tolist() == [first.pk]
+    answers = worker.blind_answers(rigged.project)
+    assert dict(zip(answers.item_ids.tolist(), answers.in_turn.tolist(), strict=True)) == {
+        first.pk: True,
+        second.pk: False,
+        fourth.pk: False,
+    }
+
+
+@pytest.mark.parametrize(("wrongly", "errors"), [(True, 2), (False, 0)])
+def test_an_answer_out_of_turn_never_speaks_for_the_model(rigged: Rigged, wrongly: bool, errors: int) -> None:
+    rigged.choose(target_precision=0.6)
+    rigged.check(rigged.checks[:30])
+    unsure = sorted(rigged.checks[30:], key=rigged.place)[-8:-6]
+    for item in unsure:
+        right = rigged.class_of(item)
+        rigged.answer(item, (rigged.cat if right == rigged.dog else rigged.dog) if wrongly else right)
+    rigged.take_stock()
+    given = rigged.certificate
+    in_turn = sum(str(item.pk) in given.checks for item in rigged.checks[:30])
+    assert (given.look.answers, given.k, given.errors) == (30, in_turn, errors)
+    rigged.take_stock()  # held against the same answers
+    given.refresh_from_db()
+    assert (given.k, given.errors) == (in_turn, errors)
 
 
 def test_an_answer_changed_later_is_the_one_that_counts(rigged: Rigged) -> None:

@@ -206,8 +206,8 @@ def hold_against(*, certificate: Certificate, n: int, k: int, bound: float) -> b
         return True
     wrong = n - k
     why = (
-        f"{wrong} of {n:,} random checks among them {'is' if wrong == 1 else 'are'} wrong by now: at least"
-        f" {percent(bound, 1)} are right, not {promised(certificate.target)}"
+        f"{wrong} of {n:,} random checks among them {'is' if wrong == 1 else 'are'} wrong by now; that shows"
+        f" at least {percent(bound, 1)} to be right, not {promised(certificate.target)}"
     )
     give_back([certificate], why=why)
     return False
