@@ -32,6 +32,7 @@ from ml_worker import refitting, snapshot
 from ml_worker.fast_loop import Learned
 from ml_worker.snapshot import Embedded
 from tests.pools import pool_of
+from tests.test_api import Caller
 
 POOL, CHECKS = 200, 60
 
@@ -573,3 +574,27 @@ def test_the_export_page_says_what_nobody_looked_at(opened: Rigged, login: Login
     page = shown(login(opened.alice), f"/projects/{opened.project.pk}/export/")
     assert f'Accepted automatically <span class="count">{opened.accepted()}</span>' in page
     assert "With 95 % confidence at least 80 %" in page
+
+
+# --- programs -----------------------------------------------------------------------------------------------------
+
+
+def test_programs_read_the_certificates(opened: Rigged, login: Login, vera: User) -> None:
+    caller = Caller(vera, opened.project)
+    gate, listed = caller.get("gate/").json(), caller.get("certificates/").json()["results"]
+    certificate = opened.certificate
+    assert gate["accepted"] == gate["promised"] == opened.accepted()
+    assert gate["certificates"] == listed
+    assert listed[0]["rest"] == certificate.rest
+    assert (listed[0]["class"], listed[0]["model"], listed[0]["ended_at"]) == (None, 1, None)
+    proposals = Caller(opened.alice, opened.project).get("proposals/?state=auto_accepted&limit=1000").json()["results"]
+    assert {each["certificate"] for each in proposals} == {certificate.pk}
+
+
+def test_programs_draw_checks_and_choose_the_target(rigged: Rigged) -> None:
+    caller = Caller(rigged.alice, rigged.project)
+    assert caller.post("checks/", {"count": 5}).json() == {"count": 5}
+    assert caller.post("checks/", {"count": 0}).status_code == 422
+    assert caller.post("checks/", {"count": POOL}).status_code == 409
+    settings = caller.patch("", {"settings": {"target_precision": 0.97}}).json()["settings"]
+    assert settings["target_precision"] == 0.97

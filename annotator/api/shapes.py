@@ -10,10 +10,11 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from annotator import access, queries
-from annotator.actions import exporting, importing, labeling
+from annotator.actions import certifying, exporting, importing, labeling
 from annotator.models import (
     Annotation,
     ApiToken,
+    Certificate,
     Item,
     Job,
     LabelClass,
@@ -253,8 +254,8 @@ class ProposalShape(serializers.ModelSerializer[Proposal]):
     class Meta:
         model = Proposal
         fields = (
-            "id", "item", "value", "confidence", "is_calibrated", "short_list", "state", "model", "decided_by",
-            "decided_at", "created_at",
+            "id", "item", "value", "confidence", "is_calibrated", "short_list", "state", "model", "certificate",
+            "decided_by", "decided_at", "created_at",
         )  # fmt: skip
         read_only_fields = fields
 
@@ -264,6 +265,46 @@ class ProposalFilter(serializers.Serializer[Any]):
 
     def get_fields(self) -> dict[str, Any]:
         return {**super().get_fields(), "class": IdField(required=False, help_text="id of the proposed class")}
+
+
+class CertificateShape(serializers.ModelSerializer[Certificate]):
+    """With ``confidence`` at least ``target`` of ``rest`` images were right; ``accepted_at`` is null unless labels are
+    accepted under it now, ``ended_at`` unless it holds no more."""
+
+    look = serializers.IntegerField(source="look.number", help_text="number of the look at the random checks")
+    model = serializers.IntegerField(source="look.model_version.number", help_text="number of the model version")
+    class_ = serializers.IntegerField(source="label_class_id", allow_null=True, help_text="null: any class")
+
+    def get_fields(self) -> dict[str, Any]:
+        shape = super().get_fields()
+        return {"class" if name == "class_" else name: shape[name] for name in shape}
+
+    class Meta:
+        model = Certificate
+        fields = (
+            "id", "look", "model", "class_", "target", "confidence", "threshold", "n", "k", "bound", "rest",
+            "answered", "delta", "created_at", "accepted_at", "ended_at", "ended_why",
+        )  # fmt: skip
+        read_only_fields = fields
+
+
+class GateShape(serializers.Serializer[Any]):
+    """Images of the open pool by what becomes of them, and what the next look waits for."""
+
+    accepted = serializers.IntegerField(help_text="accepted unseen")
+    review = serializers.IntegerField(help_text="proposed for review")
+    asking = serializers.IntegerField(help_text="kept for asking")
+    promised = serializers.IntegerField(help_text="images the standing certificates speak for")
+    answers = serializers.IntegerField(help_text="answered random checks that count")
+    missing = serializers.IntegerField(allow_null=True, help_text="at best so many more, without another error")
+    next_at = serializers.IntegerField(allow_null=True, help_text="answers the next look waits for")
+    waiting = serializers.IntegerField(help_text="random checks nobody has answered yet")
+    is_short = serializers.BooleanField(help_text="whether those cannot be enough")
+    certificates = CertificateShape(many=True, help_text="those that stand")
+
+
+class NewChecks(serializers.Serializer[Any]):
+    count = serializers.IntegerField(min_value=1, max_value=certifying.DRAW_AT_MOST, help_text="how many to draw")
 
 
 class NewDecision(serializers.Serializer[Any]):

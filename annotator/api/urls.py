@@ -3,7 +3,18 @@
 from django.urls import path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from annotator.api import elsewhere, exporting, importing, items, labeling, projects, reviewing, tokens, training
+from annotator.api import (
+    certifying,
+    elsewhere,
+    exporting,
+    importing,
+    items,
+    labeling,
+    projects,
+    reviewing,
+    tokens,
+    training,
+)
 
 project = "v1/projects/<int:project_id>/"
 
@@ -49,6 +60,10 @@ urlpatterns = [
     path(f"{project}proposals/", reviewing.Proposals.as_view(), name="api-proposals"),
     path(f"{project}proposals/decide/", reviewing.ProposalsDecide.as_view(), name="api-proposals-decide"),
     path(f"{project}proposals/undo/", reviewing.ProposalsUndo.as_view(), name="api-proposals-undo"),
+    # Accept unseen
+    path(f"{project}gate/", certifying.Gate.as_view(), name="api-gate"),
+    path(f"{project}certificates/", certifying.Certificates.as_view(), name="api-certificates"),
+    path(f"{project}checks/", certifying.Checks.as_view(), name="api-checks"),
     # Export
     path(f"{project}export/", exporting.Export.as_view(), name="api-export"),
     path(f"{project}export/model/", exporting.ModelPackage.as_view(), name="api-export-model"),
