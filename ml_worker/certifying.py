@@ -55,18 +55,19 @@ def take_stock(project: Project, taken: Snapshot, learned: Learned, model: Model
     for certificate in certifying.standing_certificates(project):
         _hold(certificate, answers)
     answers = answers.only(taken.embedded.rows(answers.item_ids)[1])
-    sizes = _stratum_sizes(project)
+    sizes, n_open = _stratum_sizes(project)
     names, _ = gate.spoken_for(_strata(sizes), answers.strata[answers.in_turn])
     sizes = {name: sizes[name] for name in names}
     counted = answers.fairly(sizes)
     # How many, by those in turn alone: when a look is due must not depend on what was said.
-    n_answers, past = int(counted.in_turn.sum()), _past(project)
-    look, is_due = _next_look(project, n_answers, past)
+    n_answers = int(counted.in_turn.sum())
+    share_answered = 1.0 - sum(n_open[name] for name in names) / max(1, sum(sizes.values()))
+    look, is_due = _next_look(project, n_answers, share_answered)
     if look is not None and is_due:
         _look(project, taken, learned, model, look, counted, sizes)
-        look, _ = _next_look(project, n_answers, _past(project))
+        look, _ = _next_look(project, n_answers, share_answered)
     _accept(project)
-    model.metrics["gate"] = _outlook(project, taken, learned, counted, look)
+    model.metrics["gate"] = _outlook(project, taken, learned, counted, look, share_answered)
     model.save(update_fields=["metrics"])
 
 
@@ -100,12 +101,14 @@ def _seen(project: Project) -> Any:
     return Exists(Annotation.objects.filter(item=OuterRef("pk"), source=Annotation.Source.PERSON))
 
 
-def _stratum_sizes(project: Project) -> dict[int, int]:
-    """By import: its pool items, without those whose label came along; for imports with anything open. One query."""
+def _stratum_sizes(project: Project) -> tuple[dict[int, int], dict[int, int]]:
+    """By import: its pool items, without those whose label came along, and how many of them are open; for imports with
+    any. One query."""
     pool = Item.objects.filter(project=project, split=Split.POOL).annotate(is_seen=_seen(project))
     counts = pool.filter(Q(state=Item.State.OPEN) | Q(is_seen=True)).order_by().values_list("import_job")
-    whole = counts.annotate(n=Count("pk"), n_open=Count("pk", filter=Q(state=Item.State.OPEN)))
-    return {name or 0: n for name, n, n_open in whole if n_open}
+    unseen = Count("pk", filter=Q(state=Item.State.OPEN, is_seen=False))
+    rows = [(name or 0, n, n_open) for name, n, n_open in counts.annotate(n=Count("pk"), n_open=unseen) if n_open]
+    return {name: n for name, n, _ in rows}, {name: n_open for name, _, n_open in rows}
 
 
 def _strata(sizes: dict[int, int]) -> Rows:
@@ -123,10 +126,15 @@ def _leaks(project: Project) -> int:
     return Job.objects.filter(project=project, kind=Job.Kind.TRAIN, result__has_key="promoted").count()
 
 
-def _next_look(project: Project, n_answers: int, past: list[gate.Taken]) -> tuple[gate.Look | None, bool]:
+def _next_look(project: Project, n_answers: int, share_answered: float) -> tuple[gate.Look | None, bool]:
     chosen = project.settings
     return gate.next_look(
-        n_answers, past, chosen.target_precision, chosen.certificate_confidence, leaks=_leaks(project)
+        n_answers,
+        _past(project),
+        chosen.target_precision,
+        chosen.certificate_confidence,
+        leaks=_leaks(project),
+        share_answered=share_answered,
     )
 
 
@@ -298,7 +306,12 @@ def _accept(project: Project) -> None:
 
 
 def _outlook(
-    project: Project, taken: Snapshot, learned: Learned, answers: BlindAnswers, look: gate.Look | None
+    project: Project,
+    taken: Snapshot,
+    learned: Learned,
+    answers: BlindAnswers,
+    look: gate.Look | None,
+    share_answered: float,
 ) -> dict[str, Any]:
     """What the page says of the next look: the answers it waits for, and how many a certificate lacks at least."""
     n = int(answers.in_turn.sum())
@@ -308,5 +321,6 @@ def _outlook(
     class_ids = np.asarray(taken.class_ids, np.int64)
     right = class_ids[probs.argmax(axis=1)] == answers.class_ids
     counts = answers.in_turn | ~right
-    missing = gate.answers_missing(_top(probs)[counts], right[counts], project.settings.target_precision, look.delta)
+    shown = gate.sample_target(project.settings.target_precision, share_answered)
+    missing = gate.answers_missing(_top(probs)[counts], right[counts], shown, look.delta)
     return {"answers": n, "missing": max(missing, look.at - n), "next_at": look.at}

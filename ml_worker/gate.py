@@ -98,8 +98,19 @@ def look_due(n_answers: int, taken: int, target: float, delta: float = 0.05) -> 
     return planned_look(number, target, delta)
 
 
+def sample_target(target: float, share_answered: float) -> float:
+    """What the audit items must show so that the target is met by the open ones, where people answered this share of
+    the pool: see `open_bound`."""
+    return 1.0 - (1.0 - target) * (1.0 - min(share_answered, 0.95))
+
+
 def next_look(
-    n_answers: int, past: Sequence[Taken], target: float, confidence: float, leaks: int = 0
+    n_answers: int,
+    past: Sequence[Taken],
+    target: float,
+    confidence: float,
+    leaks: int = 0,
+    share_answered: float = 0.0,
 ) -> tuple[Look | None, bool]:
     """The look to take now (True), or the one to wait for (False); None when no error is left for any.
 
@@ -110,6 +121,8 @@ def next_look(
     that is allowed now. Its first look waits for a quarter more answers than the last one saw: wishing for another
     target is no reason to ask the same answers twice. Each leak is one bit of the answers that the model may depend
     on, so there are at most 2 ** leaks models it can be, and the error is shared between them (the union bound).
+    share_answered: of the pool, by people and otherwise than as audit items; a look before the sample could show what
+    that asks of it (`sample_target`) would be spent in vain.
     """
     family = list(takewhile(lambda each: (each.target, each.confidence) == (target, confidence), reversed(past)))
     left = 1.0 - confidence - sum(each.spent for each in past[: len(past) - len(family)])
@@ -117,8 +130,9 @@ def next_look(
         return None, False
     taken, delta = family[0].number if family else 0, left / 2**leaks
     floor = math.ceil(GROWTH * past[-1].answers) if past and not family else 0
-    due = look_due(n_answers, taken, target, delta) if n_answers >= floor else None
-    upcoming = planned_look(taken + 1, target, delta)
+    shown = sample_target(target, share_answered)
+    due = look_due(n_answers, taken, shown, delta) if n_answers >= floor else None
+    upcoming = planned_look(taken + 1, shown, delta)
     return (due, True) if due else (replace(upcoming, at=max(upcoming.at, floor)), False)
 
 

@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from django.test import Client
 
-from annotator.actions import certifying, exporting, labeling, projects, proposing, queueing, reviewing
+from annotator.actions import certifying, exporting, labeling, projects, proposing, queueing, reviewing, training
 from annotator.errors import Conflict, InvalidSettings
 from annotator.models import (
     Annotation,
@@ -33,6 +33,7 @@ from ml_worker.fast_loop import Learned
 from ml_worker.snapshot import Embedded
 from tests.pools import pool_of
 from tests.test_api import Caller
+from tests.test_training import add_pictures, run_now
 
 POOL, CHECKS = 200, 60
 
@@ -496,6 +497,38 @@ def test_more_checks_than_half_of_what_is_open_are_refused(rigged: Rigged, count
     with pytest.raises(error):
         certifying.draw_checks(project=rigged.project, actor=rigged.alice, count=count)
     assert len(rigged.checks) == Item.objects.filter(split=Split.AUDIT).count()
+
+
+@pytest.mark.slow
+def test_from_the_first_answer_to_unseen_labels_through_the_jobs_themselves(
+    project: Project, cat: LabelClass, dog: LabelClass, alice: User
+) -> None:
+    project.settings_json = {"auto_accept": True, "target_precision": 0.9, "answers_per_refit": 40, "audit_share": 0.6}
+    project.save()
+    add_pictures(project, range(1000, 1080), Split.AUDIT)
+    add_pictures(project, range(200))
+    run_now(training.request_embedding(project=project))
+    run_now(Job.objects.get(project=project, kind="refit", state="queued"))
+    for _ in range(120):
+        entry = queueing.reserve_items(project=project, annotator=alice, count=1)[0]
+        labeling.record_annotation(
+            project=project,
+            annotator=alice,
+            item_id=entry.item_id,
+            uuid=uuid.uuid4(),
+            kind="label",
+            raw_value={"class": dog.pk if int(entry.item.source_name) % 2 else cat.pk},
+        )
+        for job in Job.objects.filter(project=project, state="queued"):
+            run_now(job)
+    certificate = Certificate.objects.get(ended_at__isnull=True)
+    assert certificate.look.answers >= 40
+    unseen = list(Proposal.objects.filter(state="auto_accepted").select_related("item"))
+    right = [(each.label_class_id == dog.pk) == bool(int(each.item.source_name) % 2) for each in unseen]
+    assert len(unseen) > 50
+    assert np.mean(right) >= 0.9
+    # Asked no more: what remains in the queue is what the model is not sure of.
+    assert not QueueEntry.objects.filter(item__in=[each.item_id for each in unseen]).exists()
 
 
 # --- the pages ----------------------------------------------------------------------------------------------------

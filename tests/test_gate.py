@@ -338,3 +338,12 @@ def test_a_model_that_the_answers_chose_costs_half_of_the_error() -> None:
     assert plain is not None and chosen is not None
     assert chosen.delta == plain.delta / 2
     assert chosen.at > plain.at
+
+
+def test_a_look_waits_until_it_could_succeed_for_what_is_still_open() -> None:
+    plain, _ = next_look(0, [], 0.95, 0.95)
+    halved, _ = next_look(0, [], 0.95, 0.95, share_answered=0.5)
+    assert plain is not None and halved is not None
+    assert halved.at > plain.at
+    assert open_bound(halved.at, halved.at, 10**6, 10**6, halved.delta) >= 0.95
+    assert open_bound(plain.at, plain.at, 10**6, 10**6, plain.delta) < 0.95
