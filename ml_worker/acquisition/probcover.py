@@ -8,29 +8,32 @@ from numpy.typing import NDArray
 from ml_worker.acquisition import Candidates, Floats, Rows, filled_up
 from ml_worker.clustering import assign, kmeans, unit_rows
 
-_PURE = 0.95
-_ANCHORS = 2_048  # items whose neighbourhood tells the radius
+_PURE = 0.9
+_ANCHORS, _AROUND = 1_000, 10_000  # items whose neighbourhood tells the radius, and items looked for in it
+_STEPS = 4_096
 _BLOCK = 1024  # a product of two blocks stays in the processor's cache: four times as fast as with 4,096
 
 
 def rank(pool: Candidates, budget: int, rng: np.random.Generator) -> tuple[Rows, Floats]:
     """Rows that cover the most items without an answer; utility: how many each covers that nothing before it did.
 
-    An item covers those nearer than a radius: the largest for which 95 % of the neighbourhoods hold one k-means
-    cluster only, of as many clusters as there are classes. What answered items cover is covered. Once everything is,
-    the rest comes by lot, with utility 0.
+    An item covers those nearer than a radius: the largest within which on average 90 % belong to an item's own
+    k-means cluster, of as many clusters as there are classes. What answered items cover is covered. Once everything
+    is, the rest comes by lot, with utility 0.
 
-    Source: Yehuda et al. 2022, "Active Learning Through a Covering Lens" (ProbCover), algorithm 1. Differences: no
-    graph is stored, neither (M, M) nor edges: each item has a count, and what a choice covers is looked up in blocks
-    and taken off, so memory stays flat and no neighbourhood has to be cut; at most 2,048 items tell the radius. Of
-    more than 50,000 candidates the loop gives it a random 50,000.
+    Source: Yehuda et al. 2022, "Active Learning Through a Covering Lens" (ProbCover), algorithm 1. Differences: theirs
+    is the radius for which 95 % of the neighbourhoods hold no other cluster at all, which shrinks with every item
+    added: four digits to a neighbourhood, and a first batch of 10 that teaches 0.60, less than one by lot; so 0.78.
+    No graph is stored, neither (M, M) nor edges: each item has a count, and what a choice covers is looked up in
+    blocks and taken off, so memory stays flat and no neighbourhood has to be cut. Of more than 50,000 candidates the
+    loop gives it a random 50,000.
     """
     points = unit_rows(np.asarray(pool.embeddings))
     labeled = unit_rows(pool.labeled_embeddings.reshape(-1, points.shape[1]))
     budget = min(max(budget, 0), len(points))
     if budget == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
-    cosine = _purest(points, pool.probs.shape[1], rng)
+    cosine = purest(points, pool.probs.shape[1], rng)
     bare = _count_near(points, labeled, cosine) == 0
     counts = _covered_by(points, bare, cosine)
     chosen: list[int] = []
@@ -76,20 +79,19 @@ def _count_near(points: Floats, others: Floats, cosine: float) -> Rows:
     return counts
 
 
-def _purest(points: Floats, n_clusters: int, rng: np.random.Generator) -> float:
-    """The cosine of the largest radius with 95 % pure neighbourhoods.
+def purest(points: Floats, n_clusters: int, rng: np.random.Generator) -> float:
+    """The cosine of the largest radius within which, on average, 90 % belong to an item's own k-means cluster.
 
-    A neighbourhood is pure up to the nearest item of another cluster; so the radius is the distance to that, of the
-    item for which 5 % of the others have a shorter one. No search over radii is needed.
+    points: unit rows (M, D). 1,000 items by lot tell, of 10,000 about them; in 4,096 steps.
     """
-    cluster = assign(points, kmeans(points, n_clusters, rng))
-    anchors = np.arange(len(points))
-    if len(anchors) > _ANCHORS:
-        anchors = np.sort(rng.choice(anchors, _ANCHORS, replace=False))
-    nearest = np.full(len(anchors), -1.0, np.float32)
-    for start in range(0, len(points), _BLOCK):
-        cosines = points[anchors] @ points[start : start + _BLOCK].T
-        cosines[cluster[anchors, None] == cluster[start : start + _BLOCK]] = -1.0
-        nearest = np.maximum(nearest, cosines.max(axis=1))
-    # A little less, for that item itself is outside.
-    return float(-np.sort(-nearest)[int((1.0 - _PURE) * len(nearest))]) + 1e-6
+    around = points if len(points) <= _AROUND else points[rng.choice(len(points), _AROUND, replace=False)]
+    cluster = assign(around, kmeans(around, n_clusters, rng))
+    purity = np.zeros(_STEPS)
+    anchors = range(min(len(around), _ANCHORS))
+    for row in anchors:
+        step = ((1.0 - around @ around[row]) * (_STEPS / 2)).astype(np.int64).clip(0, _STEPS - 1)
+        near = np.cumsum(np.bincount(step, minlength=_STEPS))
+        own = np.cumsum(np.bincount(step[cluster == cluster[row]], minlength=_STEPS))
+        purity += np.where(near > 0, own / np.maximum(near, 1), 1.0) / len(anchors)
+    mixed = np.flatnonzero(purity < _PURE - 1e-9)
+    return 1.0 - (int(mixed[0]) if len(mixed) else _STEPS) * 2.0 / _STEPS
