@@ -356,7 +356,9 @@ def test_embeddings_that_are_not_read_yet_are_ranked_the_same(name: str) -> None
 
 def test_of_very_many_items_a_sample_tells_the_near_copy_radius(monkeypatch: pytest.MonkeyPatch) -> None:
     points = np.random.default_rng(0).normal(size=(5000, 3)).astype(np.float32)
+    monkeypatch.setattr(acquisition, "_EXACT", 5000)
     exact = near_copy_radius(points)
+    assert exact == pytest.approx(acquisition.NEAR_COPY * np.sqrt(points.var(axis=0).sum()), rel=1e-5)
     monkeypatch.setattr(acquisition, "_EXACT", 4999)
     monkeypatch.setattr(acquisition, "_SAMPLE", 1000)
     assert near_copy_radius(points) != exact
