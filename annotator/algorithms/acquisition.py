@@ -39,7 +39,8 @@ ACQUISITION = (
         kind="acquisition",
         name="bald",
         title="What an answer would settle",
-        help="Asks about items on which five models, each trusting other answers more, disagree; costs five refits.",
+        help="Asks about items on which five models, each trusting other answers more, disagree; costs five refits, "
+        "and was no better than at random on digits.",
         source="Houlsby et al. 2011, Bayesian Active Learning for Classification",
         deterministic=True,
     ),
