@@ -178,10 +178,17 @@ def lack_for_training(n_classes: int, n_checks: int) -> str:
     return ""
 
 
+def lack_of_embedding(project: Project, what: str) -> str:
+    """Why a project without an embedding cannot do this yet. One query."""
+    if not project.items.exists():
+        return f"there are no images yet; import some, then {what}"
+    return f"the images are not embedded yet; {what} once they are"
+
+
 def missing_for_training(project: Project) -> str:
     """What a training would be refused for now, as a sentence; empty if nothing. Three queries."""
     if current_embedding(project) is None:
-        return "the images are not embedded yet; train once they are"
+        return lack_of_embedding(project, "train")
     labels = Annotation.objects.filter(project=project, kind=Annotation.Kind.LABEL, superseded_by__isnull=True)
     named: set[int] = set()
     task_type = task_types.get(project.task_type)
@@ -196,7 +203,9 @@ def newest_training(project: Project) -> Job | None:
     """The training that runs or waits, else the one that ended last. One query."""
     trainings = list(Job.objects.filter(project=project, kind=Job.Kind.TRAIN).order_by("-id")[:5])
     active = [job for job in trainings if not job.is_over]
-    return active[-1] if active else trainings[0] if trainings else None
+    # One that was cancelled hides nothing that an earlier one found out.
+    told = [job for job in trainings if job.state != Job.State.CANCELLED] or trainings
+    return active[-1] if active else told[0] if told else None
 
 
 def newest_preview(project: Project) -> Job | None:
@@ -212,7 +221,7 @@ ANSWERS_TO_COMPARE = 10
 def missing_for_comparison(project: Project) -> str:
     """What comparing encoders would be refused for now, as a sentence; empty if nothing. Three queries."""
     if current_embedding(project) is None:
-        return "the images are not embedded yet; compare encoders once they are"
+        return lack_of_embedding(project, "compare encoders")
     counts = [count for label_class, count in class_balance(project) if count and not label_class.is_archived]
     if sum(counts) < ANSWERS_TO_COMPARE or len(counts) < 2:
         classes = f"class{'' if len(counts) == 1 else 'es'}"

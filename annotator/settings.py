@@ -197,6 +197,7 @@ WHITENOISE_AUTOREFRESH = DEBUG
 # Uploads go to disk as they arrive; one request may bring a whole folder of images.
 FILE_UPLOAD_MAX_MEMORY_SIZE = 256 * 1024
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
+DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 1024 * 1024  # of what is no file; as wsgi.py allows
 DATA_UPLOAD_MAX_NUMBER_FILES = 20_000
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 21_000
 MAX_IMAGE_BYTES = 50 * 1024 * 1024

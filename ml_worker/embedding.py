@@ -26,6 +26,8 @@ from ml_worker.vision_models import ModelUnavailable
 
 # Images decoded between two writes: more where a pool is large, because each write repeats all ids, within 256 MB.
 CHUNK, CHUNKS_AT_MOST, CHUNK_BYTES = 256, 200, 2**28
+# Images that may be plain grey because they cannot be read any more: so many, or this share of a large pool.
+GREY_AT_MOST, GREY_SHARE = 20, 0.05
 # Shares of the progress bar.
 DECODED, EMBEDDED, VIEWED = 0.4, 0.85, 0.95
 # What tells a later run that the encoder beside an embedding is the one it would learn again.
@@ -74,6 +76,7 @@ def run(run: jobs.Run) -> None:
     _save(pool, item_ids, splits, folder)
     run.log(f"embedded {len(item_ids):,} images of {encoder_px} px to {pool.embeddings.shape[1]} numbers each")
     run.job.result = {"folder": name, "n": len(item_ids), "image_px": image_px, "encoder": encoder_name}
+    run.job.result["unreadable"] = int(np.isin(decoded.unreadable, item_ids).sum())
     if algorithms.get("head", project.settings.head).by_views:
         run.job.result |= {"views": 0 if views is None else len(views), "mirrored": project.settings.augment_mirror}
     Job.objects.filter(pk=run.job.pk).update(result=run.job.result)
@@ -118,6 +121,7 @@ def _decode(run: jobs.Run, project: Project, sizes: list[int], item_ids: Rows) -
 
 
 def _decode_missing(run: jobs.Run, decoded: DecodedPool, item_ids: Rows, from_: float, share: float) -> None:
+    """Decode what is not there yet. Raises InvalidImport where so much cannot be read that storage must be away."""
     missing = decoded.missing(item_ids)
     size = min(max(CHUNK, len(missing) // CHUNKS_AT_MOST), max(1, CHUNK_BYTES // decoded.row_bytes))
     with ThreadPoolExecutor(os.cpu_count() or 2) as threads:
@@ -126,12 +130,19 @@ def _decode_missing(run: jobs.Run, decoded: DecodedPool, item_ids: Rows, from_: 
             keys = dict(Item.objects.filter(pk__in=chunk.tolist()).values_list("pk", "storage_key"))
             wanted = [keys[pk] for pk in chunk.tolist()]
             images = list(threads.map(partial(_decoded, decoded.image_px), wanted))
-            decoded.append(chunk, np.stack([image for image, _ in images]))
+            readable = np.array([not problem for _, problem in images])
+            decoded.store(chunk, np.stack([image for image, _ in images]), readable)
             for problem in filter(None, (problem for _, problem in images)):
                 run.log(problem)
             done = len(item_ids) - len(missing) + start + len(chunk)
             said = f"decoded {done:,} of {len(item_ids):,} images to {decoded.image_px} px"
             run.report(DECODED * (from_ + share * done / len(item_ids)), said)
+    grey = int(np.isin(decoded.unreadable, item_ids).sum())
+    if grey > max(GREY_AT_MOST, GREY_SHARE * len(item_ids)):
+        raise InvalidImport(
+            f"{grey:,} of {len(item_ids):,} images cannot be read from where they are stored; nothing was changed."
+            " Look at the storage, then embed again: what could be read is kept"
+        )
 
 
 def _decoded(image_px: int, storage_key: str) -> tuple[Images, str]:
@@ -142,7 +153,7 @@ def _decoded(image_px: int, storage_key: str) -> tuple[Images, str]:
     except (UnreadableImage, OSError) as error:
         # It was readable at import, so storage lost or changed it. Grey keeps the pool's rows complete.
         grey = np.full((image_px, image_px, 3), 128, np.uint8)
-        return grey, f"{storage_key}: {error}; embedded as plain grey"
+        return grey, f"{storage_key}: {error}; plain grey until it can be read"
 
 
 def _network(project: Project) -> tuple[Network, int, Path] | None:

@@ -94,17 +94,19 @@ def _judged(lines: tuple[Line, ...], right: dict[str, np.ndarray], what: str, se
         lead = np.append((right[best.name] - right[other.name]).mean(axis=0), -1.0)
         low, high = np.quantile(lead[drawn].mean(axis=1), [0.025, 0.975])
         if low <= 0:
+            ahead = best.score - other.score
+            found = f"leads {other.name} by {_percent(ahead)}" if ahead >= 0.005 else f"is level with {other.name}"
             return Report(
                 lines,
                 "",
-                f"Cannot tell yet: after {what} {best.name} leads {other.name} by"
-                f" {_percent(best.score - other.score)}, and anything from {_percent(low)} to {_percent(high)} fits.",
+                f"Cannot tell yet: after {what} {best.name} {found}, and a lead from"
+                f" {_percent(low)} to {_percent(high)} fits.",
             )
     return Report(
         lines,
         best.name,
         f"{best.name} is right on {_percent(best.score)} of {what} it had not seen, {lines[1].name}, the next,"
-        f" on {_percent(lines[1].score)}.",
+        f" on {_percent(lines[1].score)}, the mean of both ways.",
     )
 
 

@@ -97,17 +97,17 @@ class DecodedPool:
     """Decoded images of a project in a folder; it only ever grows, and a crash loses at most the last chunk.
 
     `images.u8`: raw uint8, one (image_px, image_px, 3) square after another. `item_ids.npy`: int64, whose
-    image stands where. An append writes the images through to the disk, then replaces the ids in one step:
-    only images named there exist, and what a crash left behind them is cut off by the next append. One writer
-    at a time.
+    image stands where. `unreadable.npy`: those of them that are plain grey, because their files could not be read;
+    they are asked for again until they can. An append writes the images through to the disk, then replaces the ids in
+    one step: only images named there exist, and what a crash left behind them is cut off by the next append. One
+    writer at a time.
     """
 
     def __init__(self, folder: Path, image_px: int) -> None:
         self.folder, self.image_px = folder, image_px
         self._images, self._ids = folder / "images.u8", folder / "item_ids.npy"
-        self.item_ids: Rows = np.zeros(0, np.int64)
-        if self._ids.exists():
-            self.item_ids = np.load(self._ids, allow_pickle=False)
+        self._unreadable = folder / "unreadable.npy"
+        self.item_ids, self.unreadable = _numbers(self._ids), _numbers(self._unreadable)
         whole = self._images.stat().st_size // self.row_bytes if self._images.exists() else 0
         self.item_ids = self.item_ids[:whole]  # a copy cut short elsewhere must not be read past its end
 
@@ -120,9 +120,29 @@ class DecodedPool:
         return len(self.item_ids)
 
     def missing(self, item_ids: Rows) -> Rows:
-        """Those of the items that have no image here yet, in the order given."""
+        """Those of the items that have no image here yet, or only plain grey in place of it, in the order given."""
         item_ids = np.asarray(item_ids, np.int64)
-        return item_ids[~np.isin(item_ids, self.item_ids)]
+        return item_ids[~np.isin(item_ids, np.setdiff1d(self.item_ids, self.unreadable))]
+
+    def store(self, item_ids: Rows, images: Images, readable: NDArray[np.bool_]) -> None:
+        """Add a chunk of `missing` items: ids int64 (n,), images uint8 (n, px, px, 3), and which of them are no plain
+        grey, bool (n,). Images that were grey so far are put where those stand."""
+        # First what is grey, so that a crash leaves nothing grey that passes for an image.
+        self._replace(self._unreadable, np.union1d(self.unreadable, item_ids[~readable]))
+        self.unreadable = _numbers(self._unreadable)
+        stood = np.isin(item_ids, self.item_ids)
+        healed = stood & readable
+        if healed.any():
+            with self._images.open("r+b") as file:
+                for row, image in zip(self.rows(item_ids[healed]), images[healed], strict=True):
+                    file.seek(int(row) * self.row_bytes)
+                    file.write(np.ascontiguousarray(image).tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+        if not stood.all():
+            self.append(item_ids[~stood], images[~stood])
+        self._replace(self._unreadable, np.setdiff1d(self.unreadable, item_ids[healed]))
+        self.unreadable = _numbers(self._unreadable)
 
     def append(self, item_ids: Rows, images: Images) -> None:
         """Add a chunk: ids int64 (n,), none of them here yet, and images uint8 (n, px, px, 3)."""
@@ -139,16 +159,18 @@ class DecodedPool:
             file.write(np.ascontiguousarray(images).tobytes())
             file.flush()
             os.fsync(file.fileno())
-        self._replace_ids(np.concatenate([self.item_ids, item_ids]))
+        whole = np.concatenate([self.item_ids, item_ids])
+        self._replace(self._ids, whole)
+        self.item_ids = whole
 
-    def _replace_ids(self, item_ids: Rows) -> None:
-        fresh = self._ids.with_suffix(".tmp")
+    def _replace(self, path: Path, numbers: Rows) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".tmp")
         with fresh.open("wb") as file:
-            np.save(file, item_ids)
+            np.save(file, numbers)
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(self._ids)
-        self.item_ids = item_ids
+        fresh.replace(path)
 
     def images(self) -> Images:
         """All images, uint8 (n, px, px, 3), memory-mapped and read-only, in the order of `item_ids`."""
@@ -167,6 +189,10 @@ class DecodedPool:
         if absent.any():
             raise KeyError(f"item {item_ids[absent][0]} has no decoded image here")
         return found
+
+
+def _numbers(path: Path) -> Rows:
+    return np.load(path, allow_pickle=False) if path.exists() else np.zeros(0, np.int64)
 
 
 class Selection:

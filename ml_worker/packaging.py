@@ -1,4 +1,4 @@
-"""A trained network as a folder that runs without Winnow: weights, graph, what they mean, ten lines to use them."""
+"""A trained network as a folder that runs without Winnow: weights, graph, what they mean, a script that uses them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ from PIL import Image, ImageOps
 here = pathlib.Path(__file__).parent
 about, model = json.loads((here / "model.json").read_text("utf-8")), onnxruntime.InferenceSession(here / "model.onnx")
 for name in sys.argv[1:]:
-    seen = ImageOps.exif_transpose(Image.open(name)).convert("RGBA")
-    rgb = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    seen = ImageOps.exif_transpose(Image.open(name))
+    if seen.mode[0] == "I":  # 16 bits of grey
+        seen = Image.fromarray((numpy.asarray(seen) // (256 if seen.getextrema()[1] > 255 else 1)).astype("uint8"))
+    rgb = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen.convert("RGBA")).convert("RGB")
     small = rgb.resize((about["image_px"], about["image_px"]), Image.Resampling.BICUBIC, reducing_gap=3.0)
     probs = model.run(None, {"images": numpy.asarray(small, "float32").transpose(2, 0, 1)[None] / 255})[0][0]
     print(name, about["classes"][probs.argmax()], f"{probs.max():.4f}", sep="\\t")
@@ -39,10 +41,10 @@ _CONTENTS = """\
 | `model.onnx` | the network as a graph, from images to probabilities |
 | `model.safetensors` | its weights, for further training |
 | `model.json` | classes in the order of the outputs, image size, temperature, what was measured |
-| `predict.py` | ten lines that read an image and print its class |"""
+| `predict.py` | a few lines that read an image and print its class |"""
 
 PREPARE = (
-    "Turn the image as its EXIF data says and put what is transparent on white.",
+    "Turn the image as its EXIF data says and put what is transparent on white; of 16-bit grey take the upper 8 bits.",
     "Squash it to a square of image_px (bicubic, with antialiasing), in RGB.",
     "Scale to 0..1, channels first. Mean and deviation are inside the network.",
 )

@@ -204,7 +204,7 @@ def test_a_crash_between_images_and_ids_loses_only_that_chunk(tmp_path: Path, mo
     pool = DecodedPool(tmp_path, 4)
     pool.append(np.array([1]), squares(1, 1))
     with monkeypatch.context() as crash:
-        crash.setattr(DecodedPool, "_replace_ids", lambda *_: 1 / 0)
+        crash.setattr(DecodedPool, "_replace", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             pool.append(np.array([2, 3]), squares(2, 9))
     again = DecodedPool(tmp_path, 4)
@@ -232,6 +232,21 @@ def test_an_item_twice_or_a_wrong_shape_or_an_unknown_item_is_refused(tmp_path: 
         pool.append(np.array([2]), squares(2, 1))
     with pytest.raises(KeyError, match="item 9"):
         pool.rows(np.array([1, 9]))
+
+
+def test_what_could_not_be_read_is_asked_for_again_and_put_where_the_grey_stood(tmp_path: Path) -> None:
+    pool, ids, grey = DecodedPool(tmp_path, 4), np.array([5, 6, 7]), np.full((1, 4, 4, 3), 128, np.uint8)
+    images = squares(3, 1)
+    pool.store(ids, np.concatenate([images[:1], grey, images[2:]]), np.array([True, False, True]))
+    assert pool.missing(np.array([5, 6, 7, 8])).tolist() == [6, 8]
+    pool.store(np.array([6, 8]), np.concatenate([grey, images[:1]]), np.array([False, True]))  # still not there
+    again = DecodedPool(tmp_path, 4)
+    assert again.unreadable.tolist() == [6]
+    again.store(np.array([6]), images[1:2], np.array([True]))
+    whole = DecodedPool(tmp_path, 4)
+    assert whole.unreadable.tolist() == whole.missing(np.array([5, 6, 7, 8])).tolist() == []
+    assert whole.item_ids.tolist() == [5, 6, 7, 8]
+    np.testing.assert_array_equal(whole.images(), np.concatenate([images, images[:1]]))
 
 
 # --- a selection of a pool

@@ -22,6 +22,7 @@ from ml_worker import choosing, loop, neighbours, previews, snapshot, tasks
 from ml_worker import training as worker_training
 from ml_worker.augment import Policy
 from ml_worker.choosing import Choice, choose, is_better
+from ml_worker.distributed_training import ProcessDied
 from ml_worker.images import DecodedPool
 from ml_worker.pool import Pool
 from ml_worker.tasks import run_job
@@ -259,6 +260,33 @@ def test_two_processes_train_when_the_installation_says_so(
 
 
 @pytest.mark.django_db
+def test_processes_that_only_begin_do_not_undo_what_was_told(shades: Project, alice: User) -> None:
+    job = training.request_training(project=shades, actor=alice)
+    told = [{"step": 40, "seconds": 9.0, "loss": 1.0}]
+    Job.objects.filter(pk=job.pk).update(progress=0.3, result={"history": told})
+    claimed = jobs.claim(job.pk)
+    assert claimed is not None
+    worker_training._reporter(jobs.Run(claimed))(loop.Progress(0, 100, 0.0, 0.0, 0.0, {}, None))
+    job.refresh_from_db()
+    assert (job.progress, job.message, job.result["history"]) == (0.3, "starting the processes", told)
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("error", [ProcessDied, loop.NotFinite])
+def test_a_training_that_fails_says_why_in_a_sentence_and_leaves_nothing(
+    error: type[Exception], shades: Project, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise error("torchrun was ended by SIGKILL")
+
+    at_step(monkeypatch, 3, fails)
+    job = train(shades, alice, trainer="supervised")
+    assert (job.state, job.error) == (Job.State.FAILED, "torchrun was ended by SIGKILL")
+    assert leftovers(shades) == []
+
+
+@pytest.mark.django_db
 @pytest.mark.usefixtures("short")
 def test_answers_classes_and_images_that_come_while_it_trains_are_respected(
     shades: Project, alice: User, monkeypatch: pytest.MonkeyPatch
@@ -470,6 +498,9 @@ def test_a_worse_network_changes_nothing_and_the_job_says_why(digits: Project, a
 
 @pytest.mark.django_db
 def test_what_is_missing_before_training_is_one_sentence(project: Project, alice: User) -> None:
+    with pytest.raises(Conflict, match="there are no images yet; import some, then train"):
+        training.request_training(project=project, actor=alice)
+    make_item(project, 1)
     with pytest.raises(Conflict, match="the images are not embedded yet; train once they are"):
         training.request_training(project=project, actor=alice)
 

@@ -179,3 +179,12 @@ def test_the_key_is_the_given_one_else_the_kept_one(tmp_path: Path) -> None:
     assert read("settings.SECRET_KEY", WINNOW_DATA=str(tmp_path)) == "kept"
     assert read("settings.SECRET_KEY", WINNOW_DATA=str(tmp_path), SECRET_KEY="given") == "given"
     assert len(read("settings.SECRET_KEY", WINNOW_DATA=str(tmp_path / "none"))) > 50
+
+
+def test_a_request_may_bring_as_much_as_is_documented() -> None:
+    from django.conf import settings
+
+    from annotator.wsgi import LARGEST_FORM_BYTES
+
+    assert settings.DATA_UPLOAD_MAX_MEMORY_SIZE == LARGEST_FORM_BYTES == 10 * 1024**2
+    assert "10 MB" in (BASE_DIR / "docs" / "settings.md").read_text("utf-8")

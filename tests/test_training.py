@@ -20,6 +20,7 @@ from annotator.actions import labeling, projects, queueing, training
 from annotator.models import Annotation, Item, Job, LabelClass, ModelVersion, Project, Proposal, QueueEntry, Split
 from ml_worker import embedding, fast_loop, refitting, snapshot, tasks
 from ml_worker import training as network_training
+from ml_worker.images import DecodedPool
 from tests.tiny_models import save_tiny
 
 pytestmark = pytest.mark.slow
@@ -134,6 +135,35 @@ def test_a_file_lost_from_storage_is_named_and_does_not_stop_the_rest(project: P
     job = run_now(training.request_embedding(project=project))
     assert job.state == Job.State.DONE
     assert items[2].storage_key in job.log_tail
+    assert job.result["unreadable"] == 1
+
+
+def test_a_file_that_is_back_takes_the_place_of_the_grey(project: Project) -> None:
+    items = add_pictures(project, range(6))
+    with default_storage.open(items[2].storage_key) as file:
+        content = file.read()
+    default_storage.delete(items[2].storage_key)
+    run_now(training.request_embedding(project=project))
+    default_storage.save(items[2].storage_key, ContentFile(content))
+    job = run_now(training.request_embedding(project=project))
+    assert job.result["unreadable"] == 0
+    image_px = job.result["image_px"]
+    decoded = DecodedPool(snapshot.embedding_folder(f"{project.pk}/decoded-{image_px}"), image_px)
+    (row,) = decoded.rows(np.array([items[2].pk]))
+    np.testing.assert_array_equal(decoded.images()[row], embedding.decode(content, image_px))
+
+
+def test_storage_that_is_away_fails_the_embedding_and_changes_nothing(project: Project, pool: list[Item]) -> None:
+    before = queries.current_embedding(project)
+    items = add_pictures(project, range(200, 225))
+    for item in items:
+        default_storage.delete(item.storage_key)
+    job = training.request_embedding(project=project)
+    tasks.run_job(job.pk)
+    job.refresh_from_db()
+    assert job.state == Job.State.FAILED
+    assert "25 of 145 images cannot be read from where they are stored" in job.error
+    assert queries.current_embedding(project) == before
 
 
 def test_nothing_to_embed_is_one_sentence(project: Project) -> None:

@@ -103,13 +103,19 @@ def trained(project: Project, state: str = "done", **result: Any) -> Job:
     return make_job(project, state, kind="train", parameters={"trainer": "auto", "minutes": 2}, result=result)
 
 
+def test_a_training_that_was_cancelled_hides_nothing_that_an_earlier_one_found_out(project: Project) -> None:
+    done = trained(project)
+    make_job(project, "cancelled", kind="train")
+    assert queries.newest_training(project) == done
+
+
 def test_a_training_is_asked_for_with_trainer_and_minutes(
     login: Login, carol: User, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"/projects/{project.pk}/training/"
     page = login(carol).get(url).text
     assert 'value="train" disabled' in page
-    assert "Not yet: the images are not embedded yet" in page
+    assert "Not yet: there are no images yet; import some, then train." in page
     assert login(carol).post(url, {"ask": "train"}).status_code == 409
     monkeypatch.setattr("annotator.queries.missing_for_training", lambda project: "")
     page = login(carol).get(url).text

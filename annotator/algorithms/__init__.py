@@ -39,6 +39,7 @@ def get(kind: str, name: str) -> Algorithm:
         if algorithm.name == name:
             return algorithm
     names = ", ".join(algorithm.name for algorithm in catalogue(kind)) or "none yet"
+    name = name if len(name) <= 60 else f"{name[:60]}..."
     raise InvalidSettings(f"{name!r} is not a known {kind}; there are: {names}", fields={kind: f"one of: {names}"})
 
 

@@ -58,7 +58,7 @@ class Refit(Endpoint):
 class Train(Endpoint):
     @extend_schema(request=shapes.TrainingRequest, responses={202: shapes.JobShape})
     def post(self, request: Request, project_id: int) -> Response:
-        """Train a network on the pool. Answers the job that does it; the network takes over if it is better on the
+        """Train a network on the pool. Answers the job that does it; the network takes over if it is no worse on the
         random checks. 409 while something is missing for it, or when another training waits."""
         project = access.get_project(person(request), project_id, REVIEW)
         wanted = read(shapes.TrainingRequest, request.data)

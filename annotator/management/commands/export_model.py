@@ -19,7 +19,7 @@ from annotator.models import Project
 class Command(BaseCommand):
     help = (
         "Write the model of a project to a zip: weights (safetensors), graph (ONNX), class names, calibration and a"
-        " ten-line script that runs it without Winnow."
+        " short script that runs it without Winnow."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
