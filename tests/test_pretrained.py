@@ -1,6 +1,7 @@
 """Published models, stood in for by tiny ones: their transform, their files, what is said when they are missing."""
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,15 @@ import torch
 
 from annotator.algorithms import clean_parameters
 from ml_worker import encoders
-from ml_worker.vision_models import ModelUnavailable, Transform, find_folder, open_model
+from ml_worker.vision_models import (
+    ModelUnavailable,
+    Transform,
+    find_folder,
+    load_weights,
+    open_model,
+    plain_name,
+    reason,
+)
 from tests.tiny_models import KINDS, save_tiny
 
 Folder = Callable[[str], Path]
@@ -146,6 +155,225 @@ def test_a_folder_that_lacks_a_file_is_refused_by_name(
     (tmp_path / "model" / missing).unlink()
     with pytest.raises(ModelUnavailable, match=sentence):
         pretrained(tmp_path / "model").fit(images())
+
+
+Break = Callable[[Path], object]
+
+
+class Told:
+    """A pickle that leaves a mark when it is opened."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.mark,)
+
+
+def refused(model: Path) -> str:
+    """What is said of a model that cannot be opened: one line, without where on the server it lies."""
+    with pytest.raises(ModelUnavailable) as caught:
+        pretrained(model).fit(images())
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert str(model.parent) not in sentence
+    assert model.name in sentence
+    return sentence
+
+
+def sharded(folder: Path, model: Path, shard: str | None = None, name: str = "model.safetensors.index.json") -> Path:
+    """A copy of a tiny model whose weights an index names; shard: what it names in place of the file they are in."""
+    from safetensors import safe_open
+
+    shutil.copytree(folder, model)
+    (model / "model.safetensors").rename(model / "model-00001-of-00001.safetensors")
+    with safe_open(model / "model-00001-of-00001.safetensors", "pt") as file:
+        where = dict.fromkeys(file.keys(), "model-00001-of-00001.safetensors")
+    where["layernorm.weight"] = shard or where["layernorm.weight"]
+    (model / name).write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return model
+
+
+def test_weights_in_several_files_are_read_by_their_index(folder: Folder, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = sharded(folder("vit"), tmp_path / "model", "model-00002.safetensors")
+    weights = load_file(model / "model-00001-of-00001.safetensors")
+    save_file({"layernorm.weight": weights.pop("layernorm.weight")}, model / "model-00002.safetensors")
+    save_file(weights, model / "model-00001-of-00001.safetensors")
+    # Published beside the others, names pickles, and is read by nobody.
+    (model / "pytorch_model.bin.index.json").write_text('{"weight_map": {"x": "pytorch_model-00001.bin"}}')
+    encoder = pretrained(model)
+    np.testing.assert_array_equal(encoder.embed(images()), pretrained(folder("vit")).embed(images()))
+    before = encoder.fingerprint
+    index = model / "model.safetensors.index.json"
+    index.write_text(index.read_text() + " ")
+    assert pretrained(model).fingerprint != before
+
+
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "model.fp16.safetensors.index.json"])
+@pytest.mark.parametrize(
+    "shard",
+    ["../elsewhere/pytorch_model.bin", "pytorch_model.bin", "../elsewhere/a.safetensors", "leads_out.safetensors",
+     "nowhere.safetensors", "within/a.safetensors", "..", "{absolute}", 7, ["a.safetensors"]],
+)  # fmt: skip
+def test_an_index_that_names_anything_but_safetensors_of_its_folder_is_refused(
+    shard: Any, index: str, folder: Folder, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if shard == "{absolute}":
+        shard = str(elsewhere / "a.safetensors")
+    model = sharded(folder("vit"), tmp_path / "model", shard, index)
+    (model / "within").mkdir()
+    for pickled in (elsewhere / "pytorch_model.bin", model / "pytorch_model.bin"):
+        torch.save({"layernorm.weight": torch.zeros(16)}, pickled)
+    for copied in (elsewhere / "a.safetensors", model / "within" / "a.safetensors"):
+        shutil.copy(model / "model-00001-of-00001.safetensors", copied)
+    (model / "leads_out.safetensors").symlink_to(elsewhere / "a.safetensors")
+    assert "no *.safetensors file of that folder" in refused(model)
+    with pytest.raises(ModelUnavailable, match="of that folder"):
+        load_weights(model)
+
+
+def test_in_the_download_cache_a_file_may_be_a_link_to_elsewhere_there(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model = sharded(folder("vit"), tmp_path / "models--some--model" / "snapshots" / "abc")
+    shard, blob = model / "model-00001-of-00001.safetensors", tmp_path / "models--some--model" / "blob"
+    shard.rename(blob)
+    shard.symlink_to(blob)
+    assert pretrained(model).embed(images()).shape == (5, 16)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "another"))
+    with pytest.raises(ModelUnavailable, match="of 'some/model' names"):
+        pretrained(model).fit(images())
+
+
+@pytest.mark.parametrize("lured", ["transformers_weights", "adapter", "distributed"])
+def test_no_pickle_is_opened_whatever_lies_in_the_folder(
+    lured: str, folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder("vit"), tmp_path / "model")
+    model, mark = tmp_path / "model", tmp_path / "opened"
+    for name in ("adapter_model.bin", "pytorch_model.bin", ".metadata", "0.distcp"):
+        (model / name).write_bytes(pickle.dumps(Told(mark)))
+    if lured == "transformers_weights":
+        settings = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(settings | {"transformers_weights": "adapter_model.bin"}))
+    if lured == "adapter":
+        (model / "adapter_config.json").write_text('{"base_model_name_or_path": "../x", "peft_type": "LORA"}')
+    opened: list[object] = []
+    monkeypatch.setattr(torch, "load", lambda *given, **options: opened.append(given))
+    np.testing.assert_array_equal(pretrained(model).embed(images()), pretrained(folder("vit")).embed(images()))
+    assert not opened
+    assert not mark.exists()
+
+
+def rewritten(name: str, **changed: Any) -> Break:
+    def change(model: Path) -> None:
+        (model / name).write_text(json.dumps(json.loads((model / name).read_text()) | changed))
+
+    return change
+
+
+def holding(name: str, content: bytes) -> Break:
+    return lambda model: (model / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (holding("config.json", b"{"), "config.json of 'tiny' is no JSON"),
+        (holding("config.json", b"[]"), "config.json of 'tiny' holds a list"),
+        (holding("config.json", b"{}"), "cannot be opened"),
+        (rewritten("config.json", model_type=["vit"]), "cannot be opened"),
+        (rewritten("config.json", model_type="nonsense", auto_map={"AutoConfig": "c.C"}), "cannot be opened"),
+        (rewritten("config.json", hidden_size="many"), "cannot be opened"),
+        (rewritten("config.json", num_channels=7), "cannot be opened"),
+        (holding("preprocessor_config.json", b"\xff\x00\xfe"), "preprocessor_config.json of 'tiny' is no JSON"),
+        (holding("preprocessor_config.json", b"{,}"), "preprocessor_config.json of 'tiny' is no JSON"),
+        (holding("preprocessor_config.json", b"[" * 100_000), "preprocessor_config.json of 'tiny' is no JSON"),
+        (holding("preprocessor_config.json", b"[1]"), "preprocessor_config.json of 'tiny' holds a list"),
+        (rewritten("preprocessor_config.json", image_processor=[1]), "not known here"),
+        (rewritten("preprocessor_config.json", size={"height": float("inf")}), "not known here"),
+        (rewritten("preprocessor_config.json", size=10**9), "not known here"),
+        (holding("model.safetensors", b"\x80\x05junk" * 99), "cannot be opened"),
+        (holding("model.safetensors", b""), "cannot be opened"),
+        (holding("model.safetensors.index.json", b"PK"), "index.json of 'tiny' is no JSON"),
+        (holding("model.safetensors.index.json", b"{}"), "index.json of 'tiny' has no weight_map"),
+        (holding("model.safetensors.index.json", b'{"weight_map": []}'), "index.json of 'tiny' has no weight_map"),
+    ],
+)  # fmt: skip
+def test_a_broken_folder_is_one_sentence(change: Break, sentence: str, folder: Folder, tmp_path: Path) -> None:
+    model = tmp_path / "server" / "tiny"
+    shutil.copytree(folder("vit"), model)
+    change(model)
+    assert sentence in refused(model)
+
+
+@pytest.mark.parametrize("field", ["image_mean", "image_std"])
+@pytest.mark.parametrize(
+    "value",
+    [[0.5, float("nan"), 0.5], [0.5, 0.5, float("inf")], [0.5, 0.5], [0.5] * 4, [], 0.5, "0.5", None, {"r": 0.5},
+     ["0.5"] * 3, [True] * 3, [[0.5]] * 3, [10**400] * 3],
+)  # fmt: skip
+def test_a_mean_or_spread_that_is_no_three_numbers_is_refused_by_its_name(
+    field: str, value: Any, tmp_path: Path
+) -> None:
+    settings = {"size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3} | {field: value}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelUnavailable, match=f"not known here: {field} "):
+        Transform.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("image_std", [0, 0, 0]), ("image_std", [0.5, 0.5, -0.5]), ("image_std", [1e-300] * 3),
+     ("rescale_factor", float("nan")), ("rescale_factor", 0), ("rescale_factor", "1/255")],
+)  # fmt: skip
+def test_nothing_is_divided_by_nothing(field: str, value: Any, tmp_path: Path) -> None:
+    settings = {"size": 16, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    assert Transform.read(tmp_path).mean == (0.0, 0.0, 0.0)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | {field: value}))
+    with pytest.raises(ModelUnavailable, match=f"not known here: {field} holds .* must be from 1e-0"):
+        Transform.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["~nobodyzz/x", "/" + "x" * 5000, "./nowhere/x"])
+def test_a_folder_that_nobody_can_have_is_not_there(name: str) -> None:
+    with pytest.raises(ModelUnavailable, match=r"there is no folder 'x+'"):
+        find_folder(name)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("facebook/dinov2-small", "facebook/dinov2-small"),
+        ("/srv/models/mine", "mine"),
+        ("~/mine", "mine"),
+        ("./mine", "mine"),
+        ("/root/.cache/huggingface/hub/models--facebook--dinov2-small/snapshots/0a1b", "facebook/dinov2-small"),
+    ],
+)
+def test_a_model_goes_by_its_name_wherever_it_lies(model: str, name: str) -> None:
+    assert plain_name(model) == name
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (OSError("no file in /srv/models/x.\nTry again"), "no file in x. Try again"),
+        (FileNotFoundError(2, "No such file", "/srv/my models/x"), "[Errno 2] No such file: 'x'"),
+        (RuntimeError("open(~bob/a/x, 'rb') and '/srv/my models/y'"), "open(x, 'rb') and 'y'"),
+        (ValueError("see https://huggingface.co/a/b or 'some/model', 1 / 2"), None),
+        (ValueError("failed:/srv//models/x, path=/srv/y"), "failed:x, path=y"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_viewers_read_no_path_of_the_server(said: Exception, shown: str | None) -> None:
+    assert reason(said) == (shown or str(said))
 
 
 def test_a_folder_that_is_not_there_and_a_name_that_is_none_are_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from ml_worker import encoders
 from ml_worker.pool import Floats
 from ml_worker.precision import autocast, precision
-from ml_worker.vision_models import Transform, VisionModel, find_folder, open_model
+from ml_worker.vision_models import Transform, VisionModel, find_folder, index_file, open_model, plain_name
 
 Images = NDArray[np.uint8]
 
@@ -106,8 +106,8 @@ class Encoder:
             found = encoder._open()[1].as_json()
             changed = "transform" if found != transform else "weights"
             raise encoders.Mismatch(
-                f"the model {encoder.model!r} has other {changed} by now ({encoder.fingerprint}, was {saved});"
-                " put the old files back, or embed the project again"
+                f"the model {plain_name(encoder.model)!r} has other {changed} by now ({encoder.fingerprint}, was"
+                f" {saved}); put the old files back, or embed the project again"
             )
         return encoder
 
@@ -115,7 +115,8 @@ class Encoder:
 def _digest(folder: Path, transform: Transform) -> str:
     """Over the weights themselves, so that a folder overwritten by another model, or a moved name, shows."""
     digest = hashlib.sha256(json.dumps(transform.as_json(), sort_keys=True).encode())
-    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+    index = index_file(folder)
+    for path in [folder / "config.json", *([index] if index else []), *sorted(folder.glob("*.safetensors"))]:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
