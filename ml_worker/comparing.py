@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -15,13 +16,17 @@ import numpy as np
 from django.core.files.storage import default_storage
 
 from annotator import algorithms, jobs, queries
-from annotator.errors import InvalidSettings, JobCancelled
+from annotator.errors import InvalidSettings, JobCancelled, JobLost
 from annotator.models import Item, Job, Project
 from ml_worker import encoder_report, encoders, snapshot
 from ml_worker.encoder_report import Accuracy, Mask, Report
+from ml_worker.encoding import NotFinite, check_finite
 from ml_worker.images import DecodedPool, Images, Selection, UnreadableImage, decode
 from ml_worker.pool import Floats, Rows
 from ml_worker.snapshot import Snapshot
+from ml_worker.vision_models import ModelUnavailable, plain_name, reason
+
+logger = logging.getLogger(__name__)
 
 # Answered images at most, and others beside them, which only say where the middle of the pool is.
 ANSWERED_AT_MOST, OTHERS_AT_MOST = 2000, 1000
@@ -108,12 +113,17 @@ def run(run: jobs.Run) -> None:
         progress = _share_of(run, title(name), place, len(names))
         progress(0.0, "looking for it")
         try:
-            found[name], notes[name] = _embedded(bench, name, progress)
+            embeddings, note = _embedded(bench, name, progress)
+            check_finite(embeddings)
+            found[name], notes[name] = embeddings, note
             run.log(f"{title(name)}: {len(sample.rows):,} images in {time.perf_counter() - started:.1f} s")
-        # What opening or running a model may raise: a file that is not there or not whole, memory that is not there.
-        except (ValueError, OSError, RuntimeError, LookupError) as error:
-            left_out[name] = str(error)
-            run.log(f"{title(name)}: {error}")
+        except JobLost:
+            raise
+        except Exception as error:  # the boundary of an encoder: those after it have their turn
+            if not isinstance(error, (LeftOut, ModelUnavailable, NotFinite)):
+                logger.exception("job %s cannot compare with the encoder %s", run.job.pk, name)
+            left_out[name] = reason(error)
+            run.log(f"{title(name)}: {left_out[name]}")
     run.report(COMPARED, "comparing them", force=True)
     report = _report(bench, found)
     run.remember(encoders=_as_json(bench, report, notes, left_out))
@@ -240,17 +250,12 @@ def _by_published(bench: Bench, in_use: bool, progress: Progress) -> tuple[Float
     settings, parameters = bench.project.settings, bench.parameters("pretrained")
     is_named = settings.encoder == "pretrained" or "encoder.pretrained.model" in settings.parameters
     if not is_named and "pretrained" not in bench.also:
-        raise LeftOut(f"no model is named in the settings; once ticked it is {_plain(parameters['model'])}")
+        raise LeftOut(f"no model is named in the settings; once ticked it is {plain_name(parameters['model'])}")
     if in_use:
-        return _on_disk(bench), _plain(parameters["model"])
+        return _on_disk(bench), plain_name(parameters["model"])
     encoder = bench.fresh("pretrained")
     image_px = settings.image_px or encoder.image_px
-    return _in_blocks(encoder, _squares(bench, image_px), bench, progress), _plain(parameters["model"])
-
-
-def _plain(model: str) -> str:
-    """A model's name; of a folder the last part, since the folders of the server are nobody's business."""
-    return Path(model).name if model.startswith(("/", ".", "~")) else model
+    return _in_blocks(encoder, _squares(bench, image_px), bench, progress), plain_name(parameters["model"])
 
 
 def _self_supervised(bench: Bench, progress: Progress) -> tuple[Any, str]:

@@ -28,6 +28,21 @@ BLOCK = 512
 LEARNT = 0.6
 
 
+class NotFinite(ValueError):
+    """Embeddings hold NaN or infinity, to which nothing is near; the message says of how many images."""
+
+
+def check_finite(embeddings: Floats) -> None:
+    """Raises NotFinite unless every number of embeddings (N, D) is finite. Reads them a block at a time."""
+    starts = range(0, len(embeddings), BLOCK)
+    bad = sum(int((~np.isfinite(embeddings[start : start + BLOCK]).all(axis=1)).sum()) for start in starts)
+    if bad:
+        raise NotFinite(
+            f"the encoder gave numbers that are not finite for {bad:,} of {len(embeddings):,} images; fetch its model"
+            " again, compute in 32 bits, or choose another encoder"
+        )
+
+
 def encode(
     encoder: Any,
     pool: Selection,
@@ -42,7 +57,8 @@ def encode(
 
     encoder: not yet fitted. made_for: settings and images as JSON; what the folder holds of a run for others is thrown
     away. Afterwards `folder / "encoder"` holds the encoder. progress(share 0..1, sentence) is called at least once a
-    block, and ends the run by raising. embed: in place of `embed_here`. No step reads the whole pool at once.
+    block, and ends the run by raising. embed: in place of `embed_here`. No step reads the whole pool at once. Raises
+    NotFinite at the first block that is not.
     """
     _keep_only(folder, made_for)
     fitted = _fitted(encoder, pool.only(indexed), folder, with_time_left(progress, 0.0, LEARNT))
@@ -89,6 +105,7 @@ def embed_here(encoder: Any, pool: Selection, folder: Path, progress: Progress) 
         file.truncate()
         for start in range(first, len(pool), BLOCK):
             block = np.ascontiguousarray(encoder.embed(pool[start : start + BLOCK]), np.float32)
+            check_finite(block)  # now, not in some hours
             file.write(block.tobytes())
             file.flush()
             os.fsync(file.fileno())

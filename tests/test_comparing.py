@@ -1,6 +1,7 @@
 """Encoders compared on a project's answers: asked for, run, shown, and gone by."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,60 @@ def test_a_published_model_takes_part_once_named_and_a_wrong_one_stops_nobody(po
     found = compare(pool, parameters={"encoder.pretrained.model": str(tmp_path / "nothing")})
     assert names(found["lines"]) == {"pca_pixels"}
     assert "there is no folder" in found["left_out"][1]["why"]
+
+
+@pytest.mark.slow
+def test_a_broken_model_is_left_out_by_name_and_the_others_are_compared(pool: Project, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = save_tiny("vit", tmp_path / "server" / "tiny-vit")
+    weights = load_file(folder / "model.safetensors")
+
+    def why() -> str:
+        found = compare(pool, parameters={"encoder.pretrained.model": str(folder)})
+        assert names(found["lines"]) == {"pca_pixels"}
+        reason = {line["name"]: line["why"] for line in found["left_out"]}["pretrained"]
+        assert str(tmp_path) not in reason + Job.objects.filter(kind="compare").latest("pk").log_tail
+        return str(reason)
+
+    save_file(weights | {"layernorm.weight": weights["layernorm.weight"] * float("nan")}, folder / "model.safetensors")
+    assert "not finite for 90 of 90 images" in why()
+    (folder / "model.safetensors").write_bytes(b"junk" * 9)
+    assert "the model in 'tiny-vit' cannot be opened" in why()
+    (folder / "preprocessor_config.json").write_text("[")
+    assert "preprocessor_config.json of 'tiny-vit' is no JSON" in why()
+
+
+@pytest.mark.slow
+def test_an_encoder_that_fails_in_a_way_of_its_own_stops_no_other_and_is_logged(
+    pool: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class OfItsOwn(Exception):
+        pass
+
+    def fails(*given: Any) -> None:
+        raise OfItsOwn("nothing in /srv/models/mine")
+
+    monkeypatch.setattr(compare_job, "_by_published", fails)
+    monkeypatch.setattr(logging.getLogger("ml_worker"), "propagate", True)
+    found = compare(pool)
+    assert names(found["lines"]) == {"pca_pixels"}
+    assert {"name": "pretrained", "why": "nothing in mine"} in found["left_out"]
+    (logged,) = [record for record in caplog.records if record.name == "ml_worker.comparing"]
+    assert logged.exc_info is not None
+    assert "OfItsOwn: nothing in /srv/models/mine" in caplog.text
+
+
+@pytest.mark.slow
+def test_an_embedding_from_before_that_is_not_finite_is_left_out(pool: Project) -> None:
+    embedding = queries.current_embedding(pool)
+    assert embedding is not None
+    path = snapshot.embedding_folder(embedding.result["folder"]) / "embeddings.npy"
+    embeddings = np.load(path)
+    embeddings[:] = np.nan
+    np.save(path, embeddings)
+    found = compare(pool)
+    assert "not finite for 90 of 90 images" in found["left_out"][0]["why"]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 from annotator.algorithms import clean_parameters
 from ml_worker import encoders, encoding
 from ml_worker.encoders import pca_pixels, self_supervised
-from ml_worker.encoding import encode
+from ml_worker.encoding import NotFinite, check_finite, encode
 from ml_worker.images import Selection
 
 MADE_FOR = {"encoder": "shift", "seed": 0}
@@ -102,6 +102,22 @@ def test_a_block_that_was_half_written_is_made_again(pool: Selection, tmp_path: 
     TOLD.clear()
     np.testing.assert_array_equal(run(pool, tmp_path), whole)
     assert TOLD == ["embed 1", "embed 4", "embed 2"]
+
+
+def test_numbers_that_are_not_finite_are_counted_a_block_at_a_time() -> None:
+    embeddings = np.zeros((1010, 3), np.float32)
+    check_finite(embeddings)
+    check_finite(embeddings[:0])
+    embeddings[0, 1] = embeddings[0, 2] = np.nan
+    embeddings[1009, 0], embeddings[500, 2] = np.inf, -np.inf
+    with pytest.raises(NotFinite, match="not finite for 3 of 1,010 images"):
+        check_finite(embeddings)
+
+
+def test_embedding_ends_at_the_first_block_that_is_not_finite(pool: Selection, tmp_path: Path) -> None:
+    with pytest.raises(NotFinite, match="not finite for 4 of 4 images"):
+        run(pool, tmp_path, Shift(float("nan")))
+    assert (tmp_path / "embeddings.f32").stat().st_size == 0
 
 
 def test_what_was_made_for_other_settings_or_images_is_thrown_away(pool: Selection, tmp_path: Path) -> None:
