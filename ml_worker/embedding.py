@@ -16,7 +16,7 @@ from annotator import algorithms, jobs, queries
 from annotator.errors import InvalidImport, InvalidSettings
 from annotator.models import Item, Job, ModelVersion, Project, Split
 from ml_worker import encoders, looks, neighbours, sharding, snapshot
-from ml_worker.encoding import encode, with_time_left
+from ml_worker.encoding import NotFinite, check_finite, encode, with_time_left
 from ml_worker.images import DecodedPool, Images, Selection, UnreadableImage, decode, training_px
 from ml_worker.nets import Network, load_network
 from ml_worker.pool import Floats, Pool, Rows
@@ -66,8 +66,11 @@ def run(run: jobs.Run) -> None:
         decoded = _decode(run, project, [image_px, encoder_px], item_ids)[encoder_px]
         embeddings = _by_encoder(run, encoder, decoded, indexed, item_ids, folder)
         embed = type(encoder).load(folder / "encoder").embed
+    _check_finite(embeddings)
     of = encoders.fingerprint(folder / ("network" if network else "encoder"))
     views = _views(run, embed, of, decoded, item_ids)
+    for view in () if views is None else views:
+        _check_finite(view)
     pool = _with_neighbours(run, embeddings, indexed, views)
     if not run.job.parameters.get("afresh") and _was_overtaken(run.job, network):
         run.log("a network took over meanwhile; the images are embedded with that one instead")
@@ -199,12 +202,20 @@ def _by_encoder(
             progress=lambda share, said: run.report(DECODED + (EMBEDDED - DECODED) * share, said),
             embed=partial(sharding.embed, run, project.settings.encoder, decoded),
         )
-    except ModelUnavailable as error:
+    except (ModelUnavailable, NotFinite) as error:
         raise InvalidSettings(str(error)) from error
     shutil.copytree(work / "encoder", folder / "encoder")
     for name in REUSED:
         shutil.copy(work / name, folder / name)
     return embeddings
+
+
+def _check_finite(embeddings: Floats) -> None:
+    """Raises InvalidSettings unless every number is finite: the embedding there is stays the one gone by."""
+    try:
+        check_finite(embeddings)
+    except NotFinite as error:
+        raise InvalidSettings(str(error)) from error
 
 
 def _begin_with_what_is_there(project: Project, work: Path) -> None:

@@ -233,6 +233,38 @@ def test_an_embedding_that_was_killed_does_not_learn_again(project: Project, bri
     assert (snapshot.embedding_folder(done.result["folder"]) / "encoder").is_dir()
 
 
+@pytest.mark.parametrize("spoilt", ["embed", "shards", "views"])
+def test_numbers_that_are_not_finite_replace_no_embedding(
+    project: Project, brightness: type[Brightness], monkeypatch: pytest.MonkeyPatch, spoilt: str
+) -> None:
+    if spoilt == "views":
+        project.settings_json = {"head": "mlp"}
+        project.save()
+    add_pictures(project, range(6))
+    run_now(training.request_embedding(project=project))
+    before = queries.current_embedding(project)
+    made: list[np.ndarray] = []
+
+    def not_finite(*given: Any, **named: Any) -> np.ndarray:
+        made.append(np.full((6, 3), 0.5, np.float32))
+        made[-1][2, 1] = np.nan
+        return made[-1][None] if spoilt == "views" else made[-1]
+
+    where = {
+        "embed": (brightness, "embed"),
+        "shards": (embedding.sharding, "embed"),
+        "views": (embedding.looks, "look"),
+    }
+    monkeypatch.setattr(*where[spoilt], not_finite)
+    job = training.request_embedding(project=project)
+    tasks.run_job(job.pk)
+    job.refresh_from_db()
+    assert made
+    assert job.state == Job.State.FAILED
+    assert "numbers that are not finite for 1 of 6 images" in job.error
+    assert queries.current_embedding(project) == before
+
+
 def test_settings_that_changed_since_the_kill_are_gone_by(project: Project, brightness: type[Brightness]) -> None:
     add_pictures(project, range(6))
     job = training.request_embedding(project=project)
