@@ -17,12 +17,13 @@ import torch
 from django.conf import settings
 
 from annotator import algorithms, jobs, queries
-from annotator.errors import InvalidSettings, JobCancelled
+from annotator.errors import InvalidSettings, JobCancelled, WinnowError
 from annotator.models import Annotation, Job, Project
 from ml_worker import choosing, distributed_training, fast_loop, loop, neighbours, nets, refitting, snapshot
 from ml_worker.batches import Examples, estimated_prior
 from ml_worker.calibrate import softmax, temperature
 from ml_worker.choosing import Choice, choose, is_better
+from ml_worker.distributed_training import ProcessDied
 from ml_worker.evaluate import accuracy_report
 from ml_worker.fast_loop import Learned, NotEnoughLabels
 from ml_worker.images import DecodedPool
@@ -82,9 +83,11 @@ def run(run: jobs.Run) -> None:
         run.remember(promoted=promoted, why=why, audit=learned.audit, beside=beside)
         if promoted:
             _promote(run, taken, fresh, embedding, pool, learned, trained.net, recipe)
-    except JobCancelled:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    except (JobCancelled, WinnowError, ProcessDied, loop.NotFinite) as error:
+        shutil.rmtree(folder, ignore_errors=True)  # this job will not go on
+        if isinstance(error, JobCancelled | WinnowError):
+            raise
+        raise WinnowError(str(error)) from error  # which people read without the name of a class
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -178,10 +181,12 @@ def _reporter(run: jobs.Run) -> Callable[[loop.Progress], None]:
 
     def report(progress: loop.Progress) -> None:
         nonlocal written
+        if not progress.logs:  # several processes that only begin; an earlier attempt may have been further
+            run.report(run.job.progress, "starting the processes", force=True)
+            return
         # What was told after the checkpoint that an earlier attempt left behind is told again.
         history[:] = [entry for entry in history if entry["step"] < progress.step]
-        if progress.logs:  # several processes that only begin have nothing to tell
-            history.append(_entry(progress))
+        history.append(_entry(progress))
         said = [f"step {progress.step:,}", f"{_left(progress.seconds_left)} left"]
         if "loss" in progress.logs:
             said.append(f"loss {progress.logs['loss']:.2f}")
