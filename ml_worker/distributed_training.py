@@ -38,14 +38,19 @@ from ml_worker.loop import NotFinite, Progress, Recipe, Trained
 
 logger = logging.getLogger(__name__)
 
-SILENCE_S = 10.0  # then the last report is repeated: whoever listens may want to end what hangs
+SILENCE_S = 1.0  # then the last report is repeated: whoever listens may want to end what hangs or only begins
 STOP_S = 60.0  # for a checkpoint, after a refusal
-END_S = 10.0  # for torchrun, once its processes are gone
+END_S = 10.0  # for torchrun, once its processes are gone, and for them, once it is
+ATTEMPTS = 3  # in a row that get no further, as for jobs of a worker that is killed
 _TOLD = {error.__name__: error for error in (NotFinite, ValueError)}  # what `loop.train` raises on purpose
 
 
 class ProcessDied(RuntimeError):
     """A process of a training is gone; the message says which and why, as far as that is known."""
+
+
+class Interrupted(ProcessDied):
+    """It was ended from outside, by a signal: another attempt may get further."""
 
 
 class Stopped(Exception):
@@ -66,27 +71,64 @@ def train(
     one.
 
     options: of torchrun, where other hosts take part. One process and no options: it learns here. While the processes
-    are silent the last report is repeated, the first with nothing learnt. Raises what `loop.train` does, what report
-    does, and ProcessDied.
+    are silent the last report is repeated, the first with nothing learnt. Where one is killed, or torchrun is, all
+    begin again at the last checkpoint, until ATTEMPTS in a row wrote none; not where other hosts would have to begin
+    again, too. Raises what `loop.train` does, what report does, and ProcessDied.
     """
     if processes == 1 and not options:
         return loop.train(examples, recipe, policy, folder=folder, report=report)
+    last = Progress(0, recipe.steps, 0.0, 0.0, _finite(recipe.seconds), {}, None)
+
+    def told(progress: Progress) -> None:
+        nonlocal last
+        last = progress
+        report(progress)
+
     with ExitStack() as stack:
         place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="winnow-")))
-        task_folder.write(place, examples, recipe, policy)
-        said = stack.enter_context((place / "stderr.txt").open("w+b"))
+        interruption, in_vain = "", 0
+        while True:
+            task_folder.write(place, examples, recipe, policy)
+            saved = _saved(place)
+            try:
+                _attempt(place, told, last, processes, options)
+            except Interrupted as error:
+                in_vain = in_vain + 1 if _saved(place) == saved else 0
+                if options:
+                    raise ProcessDied(f"{error}; start it again") from error
+                if in_vain >= ATTEMPTS:
+                    often = f"{in_vain} times in a row without getting further"
+                    raise ProcessDied(f"{error}, {often}; start it again with a lower TRAINING_PROCESSES") from error
+                interruption = str(error)
+                continue
+            trained = _trained(place, examples, recipe)
+            if not interruption:
+                return trained
+            return replace(trained, resumed=f"{interruption}; {trained.resumed or 'started over'}")
+
+
+def _attempt(
+    place: Path, report: Callable[[Progress], None], last: Progress, processes: int, options: Sequence[str]
+) -> None:
+    """Let the processes learn what the folder says, until the network is in it. last: what was reported before."""
+    with (place / "stderr.txt").open("w+b") as said:
         child = _started(place, said, processes, options)
         try:
-            _relay(child, report, recipe)
+            _relay(child, report, last)
             code = child.wait()
         finally:
             _end(child)
         said.seek(0)
         told = said.read().decode(errors="replace")
-        if code or not (place / "trained.pt").exists():
-            logger.warning("training in %s processes failed:\n%s", processes, told)
-            raise _failure(place, told)
-        return _trained(place, examples, recipe)
+    if code or not (place / "trained.pt").exists():
+        logger.warning("training in %s processes failed:\n%s", processes, told)
+        raise _failure(place, told, code)
+
+
+def _saved(folder: Path) -> int:
+    """Which checkpoint there is: another number for another one."""
+    path = folder / "checkpoint.pt"
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _started(folder: Path, said: Any, processes: int, options: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -108,12 +150,12 @@ def _started(folder: Path, said: Any, processes: int, options: Sequence[str]) ->
     )
 
 
-def _relay(child: subprocess.Popen[bytes], report: Callable[[Progress], None], recipe: Recipe) -> None:
-    """Pass on every report and the answer to it, until the processes are gone or one is refused."""
+def _relay(child: subprocess.Popen[bytes], report: Callable[[Progress], None], last: Progress) -> None:
+    """Pass on every report and the answer to it, until the processes or torchrun are gone or one is refused."""
     assert child.stdin and child.stdout
-    last, pending = Progress(0, recipe.steps, 0.0, 0.0, _finite(recipe.seconds), {}, None), b""
+    heard, pending = False, b""
     try:
-        while True:
+        while not child.poll():  # where torchrun is killed, the processes go on and hold the pipe
             if not select.select([child.stdout], [], [], SILENCE_S)[0]:
                 report(last)
                 continue
@@ -122,14 +164,17 @@ def _relay(child: subprocess.Popen[bytes], report: Callable[[Progress], None], r
                 return
             *lines, pending = (pending + chunk).split(b"\n")
             for line in lines:
-                last = Progress(**json.loads(line))
+                heard, last = True, Progress(**json.loads(line))
                 report(last)
                 with suppress(BrokenPipeError):  # gone in this moment: the next read says so
                     child.stdin.write(b"go\n")
     except BaseException:
-        with suppress(BrokenPipeError, subprocess.TimeoutExpired):
-            child.stdin.write(b"stop\n")
-            child.wait(STOP_S)
+        if heard:
+            with suppress(BrokenPipeError, subprocess.TimeoutExpired):
+                child.stdin.write(b"stop\n")
+                child.wait(STOP_S)
+        else:  # nothing is learnt yet that a checkpoint would have to keep
+            child.terminate()
         raise
 
 
@@ -142,26 +187,46 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         with suppress(subprocess.TimeoutExpired):
             child.wait(END_S)
             break
+    # The last process closes the pipe. Before that, another attempt could meet it at the checkpoint.
+    until = time.monotonic() + END_S
+    while select.select([child.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
+        if not os.read(child.stdout.fileno(), 65536):
+            break
     child.stdout.close()
 
 
-def _failure(folder: Path, told: str) -> Exception:
-    """Why there is no network. The first error that was written down, unless it came of a process being killed."""
+def _failure(folder: Path, told: str, code: int) -> Exception:
+    """Why there is no network. The first error that was written down, unless it came of a process being killed.
+
+    told, code: what the processes printed, and how torchrun ended.
+    """
     errors = sorted((json.loads(path.read_text()) for path in folder.glob("error-*.json")), key=lambda e: e["at"])
     for error in errors:
         if error["type"] in _TOLD:
             return _TOLD[error["type"]](error["message"])
-    for code, local_rank in re.findall(r"failed \(exitcode: -(\d+)\) local_rank: (\d+)", told):
-        if int(code) != signal.SIGTERM:
-            name = signal.Signals(int(code)).name
-            why = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-            return ProcessDied(f"process {local_rank} of the training was ended by {name}{why}; start it again")
+    if code < 0:
+        return _interrupted("torchrun", -code)
+    # All are in torchrun's last words; its log names the first one, to the second, which may have lost another.
+    ended = re.findall(r"\(local_rank: (\d+)\)\s+exitcode\s*: -(\d+)", told)
+    ended.sort(key=lambda each: int(each[1]) == signal.SIGABRT)  # which torch raises in what lost another
+    for local_rank, number in ended:
+        if int(number) != signal.SIGTERM:  # torchrun's own
+            return _interrupted(f"process {local_rank} of the training", int(number))
+    if caught := re.search(r"SignalException: Process \d+ got signal: (\d+)", told):
+        return _interrupted("torchrun", int(caught[1]))
     if errors:
         return ProcessDied(f"process {errors[0]['rank']} of the training: {errors[0]['type']}: {errors[0]['message']}")
     # torchrun ends with a frame of lines that only says which process it was.
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     wrong = [line for line in lines if re.search(r"(Error|Exception): ", line) and "ChildFailedError" not in line]
-    return ProcessDied("the processes of the training ended; they said: " + " / ".join((wrong or lines)[-3:]))
+    said = " / ".join((wrong or lines)[-3:]) or f"nothing, with exit status {code}"
+    return ProcessDied(f"the processes of the training ended; they said: {said}")
+
+
+def _interrupted(what: str, number: int) -> Interrupted:
+    name = signal.Signals(number).name
+    why = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+    return Interrupted(f"{what} was ended by {name}{why}")
 
 
 def _trained(folder: Path, examples: Examples, recipe: Recipe) -> Trained:

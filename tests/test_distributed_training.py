@@ -1,13 +1,17 @@
 """torchrun as the worker uses it: a training that is shared, refused, or loses one of its processes."""
 
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import numpy as np
@@ -17,9 +21,9 @@ import torch
 
 from annotator.settings import BASE_DIR
 from ml_worker import distributed_training, loop, task_folder
-from ml_worker.distributed_training import ProcessDied
+from ml_worker.distributed_training import Interrupted, ProcessDied
 from ml_worker.images import Selection
-from ml_worker.loop import Progress, Recipe
+from ml_worker.loop import Progress, Recipe, Trained
 from tests.pictures import POLICY, examples, weights_of
 
 RECIPE = Recipe("fixmatch", {"threshold": 0.5, "weight": 1.0}, net="quick", steps=5, batch=8, ratio=2, amp="off")
@@ -46,6 +50,21 @@ def descendants() -> list[psutil.Process]:
         if "ml_worker.distributed_training" in process.cmdline()
     ]
 
+
+# What torchrun says last, when a process was killed and the other one stumbled over it in the same second.
+FRAME = """\
+[1]:
+  rank      : 0 (local_rank: 0)
+  exitcode  : 1 (pid: 6)
+  error_file: <N/A>
+[2]:
+  rank      : 2 (local_rank: 2)
+  exitcode  : -6 (pid: 8)  (SIGABRT)
+Root Cause (first observed failure):
+[0]:
+  rank      : 1 (local_rank: 1)
+  exitcode  : -11 (pid: 7)  (SIGSEGV)
+"""
 
 # --- what they are told
 
@@ -79,60 +98,201 @@ def test_one_process_learns_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("errors", "told", "sentence"),
+    ("errors", "told", "code", "sentence"),
     [
         (
             {0: ("RuntimeError", "closed by peer"), 1: ("NotFinite", "step 3: the loss is inf")},
             "",
-            "step 3: the loss is inf",
+            -9,
+            "^step 3: the loss is inf",
         ),
         (
             {0: ("RuntimeError", "closed by peer")},
-            "failed (exitcode: -11) local_rank: 1 (pid: 7)",
-            "by SIGSEGV; start",
+            "failed (exitcode: 1) local_rank: 0 (pid: 6)\n" + FRAME,
+            1,
+            "^process 1 of the training was ended by SIGSEGV$",
         ),
         (
             {1: ("OSError", "disk is full"), 0: ("RuntimeError", "closed by peer")},
             "",
+            1,
             "process 1 .* OSError: disk is full",
         ),
-        ({}, "ImportError: no module\n=====\nx FAILED\n", "they said: ImportError: no module"),
+        ({}, "ImportError: no module\n=====\nx FAILED\n", 1, "they said: ImportError: no module"),
+        ({}, "a.b.SignalException: Process 7 got signal: 15\n", 1, "^torchrun was ended by SIGTERM$"),
+        ({}, "", -9, "^torchrun was ended by SIGKILL, as the system does when memory runs out$"),
+        ({}, "", 3, "they said: nothing, with exit status 3"),
     ],
 )
 def test_the_reason_given_is_the_first_one(
-    errors: dict[int, tuple[str, str]], told: str, sentence: str, tmp_path: Path
+    errors: dict[int, tuple[str, str]], told: str, code: int, sentence: str, tmp_path: Path
 ) -> None:
     for at, (rank, (kind, message)) in enumerate(errors.items()):
         said = {"at": at, "rank": rank, "type": kind, "message": message}
         (tmp_path / f"error-{rank}.json").write_text(json.dumps(said))
-    assert re.search(sentence, str(distributed_training._failure(tmp_path, told)))
+    assert re.search(sentence, str(distributed_training._failure(tmp_path, told, code)))
+
+
+# --- when something is killed, or nobody waits any more
+
+
+class Attempts:
+    """In the place of torchrun: attempts that all are killed but the last, each after a checkpoint or without one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, wrote: list[bool]) -> None:
+        self.wrote, self.made = wrote, 0
+        monkeypatch.setattr(distributed_training, "_attempt", self)
+        network: Any = None
+        trained = Trained(network, [], RECIPE.steps, 0, "all steps are done", "resumed at step 4")
+        monkeypatch.setattr(distributed_training, "_trained", lambda *_: trained)
+
+    def __call__(self, place: Path, *_: Any) -> None:
+        self.made += 1
+        if self.made > len(self.wrote):
+            return
+        if self.wrote[self.made - 1]:
+            (place / "checkpoint.pt").touch()
+            os.utime(place / "checkpoint.pt", (0, self.made))
+        raise Interrupted("torchrun was ended by SIGSEGV")
+
+
+def train(folder: Path, report: Callable[[Progress], None] = lambda progress: None, **others: Any) -> Trained:
+    how = {"recipe": RECIPE, "processes": 2, **others}
+    return distributed_training.train(examples(), policy=POLICY, folder=folder, report=report, **how)
+
+
+def test_a_training_goes_on_from_its_checkpoint_as_often_as_it_gets_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = Attempts(monkeypatch, [False, False, True, False, True, False, False])
+    assert train(tmp_path).resumed == "torchrun was ended by SIGSEGV; resumed at step 4"
+    assert attempts.made == 8
+
+
+def test_a_training_that_is_killed_at_the_same_place_each_time_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = Attempts(monkeypatch, [True, False, False, False])
+    with pytest.raises(
+        ProcessDied, match="ended by SIGSEGV, 3 times in a row without getting further; start it again"
+    ):
+        train(tmp_path)
+    assert attempts.made == 4
+
+
+def test_other_hosts_would_have_to_begin_again_so_one_interruption_ends_their_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = Attempts(monkeypatch, [True])
+    with pytest.raises(ProcessDied, match="ended by SIGSEGV; start it again"):
+        train(tmp_path, options=["--nnodes=2"])
+    assert attempts.made == 1
+
+
+LAUNCHER = """
+import subprocess, sys
+sys.exit(subprocess.call([sys.executable, "-c", sys.argv[1]]))
+"""
+LEARNING = """
+import json, os, sys, time
+for step in range(1, 200):
+    print(json.dumps(
+        {"step": step, "steps": 200, "share": 0, "seconds": 0, "seconds_left": 0, "logs": {}, "audit_accuracy": None}
+    ), flush=True)
+    if sys.stdin.readline() != "go\\n":
+        break
+    time.sleep(0.05)
+"""
+
+
+def imitate(monkeypatch: pytest.MonkeyPatch, process: str) -> list[subprocess.Popen[bytes]]:
+    """Launchers of one process that runs this instead of torch; the list of those that were started."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(folder: Path, said: Any, *_: Any) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", LAUNCHER, process]
+        started.append(subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=said, bufsize=0))
+        return started[-1]
+
+    monkeypatch.setattr(distributed_training, "_started", start)
+    return started
+
+
+def test_when_torchrun_is_killed_its_processes_do_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = imitate(monkeypatch, LEARNING)
+    steps: list[int] = []
+    learning: list[psutil.Process] = []
+
+    def report(progress: Progress) -> None:
+        steps.append(progress.step)
+        if progress.step == 2:
+            learning.extend(psutil.Process(started[-1].pid).children())
+            started[-1].kill()
+            started[-1].wait()
+
+    with pytest.raises(ProcessDied, match=r"torchrun was ended by SIGKILL, as .*, 3 times in a row"):
+        train(tmp_path, report)
+    assert max(steps) == 2
+    assert len(learning) == 3
+    assert_gone(learning)
+
+
+class Cancelled(Exception):
+    """By somebody."""
+
+
+def test_before_the_first_report_a_refusal_ends_the_processes_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = imitate(monkeypatch, "import sys; sys.stdin.read()")
+
+    def report(progress: Progress) -> None:
+        raise Cancelled
+
+    begun = time.monotonic()
+    with pytest.raises(Cancelled):
+        train(tmp_path, report)
+    assert started[0].returncode == -signal.SIGTERM
+    assert time.monotonic() - begun < 8
 
 
 # --- with torchrun
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_training_with_a_sentence_and_leaves_none_behind(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("victim", ["torchrun", "process 1 of the training"])
+def test_a_training_that_loses_a_process_goes_on_and_leaves_nothing_behind(
+    victim: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(distributed_training, "SILENCE_S", 0.5)  # that they begin takes longer
+    recipe = replace(RECIPE, evaluate_every=2)
+    work, elsewhere = tmp_path / "work", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setenv("TMPDIR", str(elsewhere))
     told: list[Progress] = []
     seen: list[psutil.Process] = []
+
+    def cut_short(progress: Progress) -> None:
+        raise Cancelled
 
     def report(progress: Progress) -> None:
         told.append(progress)
         if progress.step and not seen:
             seen.extend(descendants())
-            next(process for process in seen if process.environ().get("RANK") == "1").kill()
+            rank = None if victim == "torchrun" else "1"
+            next(process for process in seen if process.environ().get("RANK") == rank).kill()
+            time.sleep(0.5)  # it goes in its own time
 
-    with pytest.raises(ProcessDied, match="process 1 of the training was ended by SIGKILL, as the system does when"):
-        distributed_training.train(
-            examples(), replace(RECIPE, evaluate_every=2), POLICY, folder=tmp_path, report=report, processes=2
-        )
+    with pytest.raises(Cancelled):
+        loop.train(examples(), recipe, POLICY, folder=work, report=cut_short)
+    trained = train(work, report, recipe=recipe)
+    assert (
+        trained.resumed == f"{victim} was ended by SIGKILL, as the system does when memory runs out; resumed at step 2"
+    )
     assert len(seen) == 3
     assert_gone(seen)
-    assert {progress.step for progress in told} == {0, 2}
-    assert not told[0].logs
+    assert told[-1].step == 5
+    assert not told[0].logs, "they begin"
+    assert list(elsewhere.iterdir()) == []
 
 
 ASKING = """
@@ -142,7 +302,8 @@ from ml_worker import distributed_training
 from tests.test_distributed_training import POLICY, RECIPE, examples, replace
 
 def report(progress):
-    print(progress.step, flush=True)
+    if progress.step:  # before that, they only begin
+        print(progress.step, flush=True)
 
 distributed_training.train(
     examples(),
@@ -161,7 +322,7 @@ def test_when_whoever_asked_is_killed_no_process_stays(tmp_path: Path) -> None:
         [sys.executable, "-c", ASKING, str(tmp_path)], cwd=BASE_DIR, stdout=subprocess.PIPE
     ) as asking:
         assert asking.stdout
-        assert int(asking.stdout.readline()) in (0, 1)
+        assert int(asking.stdout.readline()) == 1
         learning = psutil.Process(asking.pid).children(recursive=True)
         asking.kill()
     assert len(learning) == 3
