@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from ml_worker import encoders
 from ml_worker.pool import Floats, Rows
-from ml_worker.vision_models import ModelUnavailable, find_folder, load_weights
+from ml_worker.vision_models import ModelUnavailable, find_folder, load_weights, plain_name, reason
 
 TEMPLATES = ("a photo of a {}", "a photo of the {}", "a picture of a {}", "{}")
 # What CLIP was trained to, for a model that does not say.
@@ -49,9 +49,11 @@ def read_names(folder: Path, class_names: Sequence[str], templates: Sequence[str
     if not hasattr(model, "get_text_features"):
         raise _does_not_read(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"{folder} holds no tokenizer, so class names cannot be read: {error}") from error
+        raise ModelUnavailable(
+            f"{plain_name(folder)} holds no tokenizer, so class names cannot be read: {reason(error, folder)}"
+        ) from error
     # SigLIP was trained on texts filled up to the longest; CLIP does not mind.
     longest = model.config.text_config.max_position_embeddings
     directions = []
@@ -70,12 +72,16 @@ def _check_reads(folder: Path) -> None:
     """Raises ModelUnavailable for a model without a text side, before its weights are read."""
     from transformers import AutoConfig
 
-    if not hasattr(AutoConfig.from_pretrained(folder, local_files_only=True), "text_config"):
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a configuration can be wrong in
+        raise ModelUnavailable(f"{plain_name(folder)} cannot be opened: {reason(error, folder)}") from error
+    if not hasattr(config, "text_config"):
         raise _does_not_read(folder)
 
 
 def _does_not_read(folder: Path) -> ModelUnavailable:
-    return ModelUnavailable(f"the model in {folder} does not read; give one of the kind of CLIP or SigLIP")
+    return ModelUnavailable(f"the model {plain_name(folder)} does not read; give one of the kind of CLIP or SigLIP")
 
 
 def _temperature(model: torch.nn.Module) -> float:
