@@ -125,7 +125,7 @@ def test_parameters_named_on_the_command_line_are_used(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_trainer_gets_a_run_of_its_own_beside_the_fast_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "STEPS_AT_MOST", 150)  # a count, so that a busy machine learns as much
+    monkeypatch.setattr(choosing, "STEPS_AT_MOST", 60)  # a count, so that a busy machine learns as much
     out, err = simulate(
         "digits", budget=40, seeds=1, trainer="auto", minutes=5, train_at="20,40", json=tmp_path / "out.json"
     )
