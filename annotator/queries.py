@@ -236,6 +236,12 @@ def newest_comparison(project: Project) -> tuple[Job | None, Job | None]:
     return comparisons.first(), comparisons.filter(state=Job.State.DONE, result__has_key="encoders").first()
 
 
+def newest_study(project: Project) -> Job | None:
+    """The study of the answers that ended last; its result holds what each part of ml_worker/studying.py found. One
+    query."""
+    return Job.objects.filter(project=project, kind=Job.Kind.STUDY, state=Job.State.DONE).order_by("-id").first()
+
+
 def proposed_by_names(project: Project) -> bool:
     """Whether proposals wait that nobody's answers but the names of the classes led to. One query."""
     pending = Proposal.objects.filter(project=project, state=Proposal.State.PENDING)

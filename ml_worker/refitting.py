@@ -10,7 +10,7 @@ import numpy as np
 from annotator import jobs, queries
 from annotator.actions import proposing, queueing
 from annotator.models import Job, LabelClass, ModelVersion, Project
-from ml_worker import certifying, fast_loop, previews, snapshot, zero_shot
+from ml_worker import certifying, fast_loop, previews, snapshot, studying, zero_shot
 from ml_worker.encoders import Mismatch
 from ml_worker.evaluate import accuracy_report, wilson
 from ml_worker.fast_loop import Entry, Learned, LoopSettings, NotEnoughLabels
@@ -48,6 +48,8 @@ def run(run: jobs.Run) -> None:
     if learned is None:
         _put_up_by_names(run, taken, embedding, seconds)
     previews.write(run, taken, embedding)
+    if model is not None:
+        studying.follow(project, model.label_count)
     run.log(", ".join(f"{step} {spent:.2f} s" for step, spent in seconds.items()))
 
 

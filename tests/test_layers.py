@@ -19,6 +19,7 @@ MAY_KNOW_DJANGO = {
     "refitting",
     "sharding",
     "snapshot",
+    "studying",
     "take_home",
     "training",
     "__init__",

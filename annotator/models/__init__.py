@@ -6,6 +6,7 @@ from annotator.models.labels import Annotation, AuditEvent, Proposal, QueueEntry
 from annotator.models.project_settings import ProjectSettings
 from annotator.models.projects import LabelClass, Membership, Project, Role
 from annotator.models.scoring import ScoringShard
+from annotator.models.suspects import Suspect
 from annotator.models.tokens import ApiToken
 from annotator.models.work import Job, ModelVersion
 
@@ -27,4 +28,5 @@ __all__ = [
     "Role",
     "ScoringShard",
     "Split",
+    "Suspect",
 ]

@@ -154,6 +154,10 @@ class QueueEntry(models.Model):
         SCARCE = "scarce", "More of a scarce class"
         RANDOM = "random", "Picked at random"
         RETURNED = "returned", "Back in the queue"
+        BASELINE = "baseline", "At random, to compare"
+        SECOND_OPINION = "second_opinion", "Second opinion"
+        SUSPECT = "suspect", "Perhaps labelled wrongly"
+        AUTOMATIC = "automatic", "Check of an automatic label"
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="queue")
     item = models.OneToOneField(Item, on_delete=models.CASCADE, related_name="queue_entry")

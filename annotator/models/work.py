@@ -4,6 +4,9 @@ from django.db.models import Q
 
 from annotator.models.projects import Project
 
+# Of these a project needs no more than one waiting and one running.
+COALESCED = ["embed", "refit", "train", "compare", "study", "back_test"]
+
 
 class Job(models.Model):
     """Anything long. This row is the truth; a broker message only says "look".
@@ -18,6 +21,8 @@ class Job(models.Model):
         REFIT = "refit", "Learn and rank"
         TRAIN = "train", "Train a network"
         COMPARE = "compare", "Compare encoders"
+        STUDY = "study", "Study the answers"
+        BACK_TEST = "back_test", "Back-test"
         EXPORT = "export", "Export"
 
     class State(models.TextChoices):
@@ -27,8 +32,8 @@ class Job(models.Model):
         FAILED = "failed", "Failed"
         CANCELLED = "cancelled", "Cancelled"
 
-    # Kinds of which one waiting and one running job per project is enough: a later request finds the waiting one.
-    COALESCED = (Kind.EMBED, Kind.REFIT, Kind.TRAIN, Kind.COMPARE)
+    # A later request for one of these kinds finds the job that waits already.
+    COALESCED = COALESCED
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="jobs")
     kind = models.CharField(max_length=12, choices=Kind.choices)
@@ -53,12 +58,12 @@ class Job(models.Model):
         constraints = (
             models.UniqueConstraint(
                 fields=["project", "kind"],
-                condition=Q(state="queued", kind__in=["embed", "refit", "train", "compare"]),
+                condition=Q(state="queued", kind__in=COALESCED),
                 name="one_waiting_job_per_project_and_coalesced_kind",
             ),
             models.UniqueConstraint(
                 fields=["project", "kind"],
-                condition=Q(state="running", kind__in=["embed", "refit", "train", "compare"]),
+                condition=Q(state="running", kind__in=COALESCED),
                 name="one_running_job_per_project_and_coalesced_kind",
             ),
             models.CheckConstraint(
