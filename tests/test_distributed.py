@@ -20,12 +20,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_and_plain() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nets, "build", tiny_network)
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

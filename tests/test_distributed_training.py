@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE
@@ -27,14 +27,6 @@ from ml_worker.loop import Progress, Recipe, Trained
 from tests.pictures import POLICY, examples, weights_of
 
 RECIPE = Recipe("fixmatch", {"threshold": 0.5, "weight": 1.0}, net="quick", steps=5, batch=8, ratio=2, amp="off")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:

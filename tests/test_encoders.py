@@ -1,12 +1,10 @@
 """What every encoder keeps to, and a case by hand."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from annotator.algorithms import catalogue, clean_parameters
 from ml_worker import encoders
@@ -20,13 +18,9 @@ QUICK: dict[str, dict[str, Any]] = {"self_supervised": {"epochs": 2}, "pretraine
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _tiny_model_and_one_thread(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A published model to stand in for the real ones; one thread, since two that wait for each other take ages."""
+def _tiny_model(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A published model to stand in for the real ones."""
     QUICK["pretrained"]["model"] = str(save_tiny("vit", tmp_path_factory.mktemp("vit")))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def images(n: int = 30, px: int = 6, seed: int = 0) -> np.ndarray:

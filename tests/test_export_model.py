@@ -6,7 +6,6 @@ import subprocess
 import sys
 import uuid
 import zipfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,14 +37,6 @@ def digit_of(item: Item) -> str:
     from sklearn.datasets import load_digits
 
     return str(load_digits().target[int("".join(filter(str.isdigit, item.source_name)))])
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

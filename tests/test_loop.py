@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,13 +49,9 @@ class Plain(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nets, "build", tiny_network)
     monkeypatch.setattr(trainers, "load", lambda name: Plain)
-    yield
-    torch.set_num_threads(threads)
 
 
 def recipe(**others: Any) -> Recipe:

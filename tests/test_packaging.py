@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +25,6 @@ from ml_worker.predict import predict
 CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "“nine”"]
 N_LEARNT = 1200
 PX = 8
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As quick as several for pictures this small, and the same wherever it runs."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def digits() -> tuple[Images, Rows]:

@@ -1,7 +1,6 @@
 """Teaching a network on the pool itself: views, losses by hand, order of batches, going on after a stop."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,6 @@ from ml_worker import encoders
 from ml_worker.encoders import self_supervised
 from ml_worker.encoders.self_supervised import _half_whitening, _nt_xent, _order, _vicreg
 from ml_worker.views import contrastive
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other on a busy machine made these tests a hundred times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def images(n: int = 64, px: int = 8, seed: int = 0) -> np.ndarray:

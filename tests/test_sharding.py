@@ -31,15 +31,11 @@ class Power(BaseException):
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[None]:
+def small_shards(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
     settings.SHARD_IMAGES = SHARD
     monkeypatch.setattr(sharding, "BLOCK", BLOCK)
     monkeypatch.setattr(sharding, "WAIT_S", 0.0)
     monkeypatch.setattr(sharding, "LOOK_S", 0.0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # blocks this small are slower on more
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -29,12 +29,9 @@ class Interrupted(Exception):
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_and_plain() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nets, "build", tiny_network)
         yield
-    torch.set_num_threads(threads)
 
 
 def recipe(name: str, steps: int = STEPS, **parameters: Any) -> Recipe:
