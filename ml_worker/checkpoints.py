@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ml_worker.batches import Examples
+from ml_worker.whole_files import whole_file
 
 _FORMAT = 1
 _CHANGED_AT_MOST = 0.1  # of all answers; what was learnt from more wrong ones than that is better learnt anew
@@ -42,16 +42,11 @@ _PLAIN = ("step", "seconds", "history", "best_step", "best_accuracy", "best_weig
 
 def save(path: Path, state: State, identity: Mapping[str, Any], examples: Examples) -> None:
     """Write the state so that after a crash the file is the old one or the new one, never half of either."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {name: getattr(state, name) for name in _PLAIN}
     content |= {"format": _FORMAT, "identity": dict(identity), "answers": _answers(examples)}
     content |= {"parts": {name: part.state_dict() for name, part in state.parts.items()}}
-    fresh = path.with_suffix(".tmp")
-    with fresh.open("wb") as file:
+    with whole_file(path) as file:
         torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 def resume(path: Path, state: State, identity: Mapping[str, Any], examples: Examples) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ml_worker.pool import Rows
+from ml_worker.whole_files import whole_file
 
 Images = NDArray[np.uint8]
 
@@ -164,13 +165,8 @@ class DecodedPool:
         self.item_ids = whole
 
     def _replace(self, path: Path, numbers: Rows) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".tmp")
-        with fresh.open("wb") as file:
+        with whole_file(path) as file:
             np.save(file, numbers)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
 
     def images(self) -> Images:
         """All images, uint8 (n, px, px, 3), memory-mapped and read-only, in the order of `item_ids`."""

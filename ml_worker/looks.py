@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ml_worker.augment import Policy, weak
 from ml_worker.batches import seed_of
 from ml_worker.images import Images, Selection
 from ml_worker.pool import Floats
+from ml_worker.whole_files import whole_file
 
 # Of each item.
 VIEWS = 4
@@ -52,7 +52,8 @@ def look(
         done = start + len(block)
         if isinstance(views, np.memmap) and folder:
             views.flush()  # only then say that they are there
-            _note(folder / "views.json", {"what": what, "done": done})
+            with whole_file(folder / "views.json") as file:
+                file.write(json.dumps({"what": what, "done": done}).encode())
         progress(done / len(images), f"looked at {done:,} of {len(images):,} images in {VIEWS} views")
     return views
 
@@ -65,13 +66,3 @@ def _begun(folder: Path, shape: tuple[int, ...], what: list[Any]) -> tuple[Float
         done = told["done"] if told["what"] == what else 0
     folder.mkdir(parents=True, exist_ok=True)
     return np.memmap(path, np.float32, "r+" if done else "w+", shape=shape), done
-
-
-def _note(path: Path, told: dict[str, Any]) -> None:
-    """Replaced in one step: a crash leaves the old word or the new one."""
-    fresh = path.with_suffix(".part")
-    with fresh.open("w") as file:
-        json.dump(told, file)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

@@ -37,6 +37,7 @@ from ml_worker.images import DecodedPool, Images, Selection
 from ml_worker.pool import Floats, Rows
 from ml_worker.predict import predict
 from ml_worker.vision_models import ModelUnavailable
+from ml_worker.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,9 @@ def embed(
 
         shared = _laid_out(folder, decoded, pool.rows, encoder.save, encoder=name, device=_device_of(encoder))
         shards = _shared(run, shared, len(pool), _by_encoder(encoder, pool), scored)
-        _write(path, lambda file: [file.write(scores.tobytes()) for scores in shards])
+        with whole_file(path, _me()) as file:
+            for scores in shards:
+                file.write(scores.tobytes())
         shutil.rmtree(shared)
     return np.memmap(path, np.float32, "r", shape=(len(pool), width))
 
@@ -202,16 +205,6 @@ def _opened(folder: Path) -> Compute | None:
 
 def _shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:04}.npy"
-
-
-def _write(path: Path, fill: Callable[[Any], object]) -> None:
-    """The file, whole or not at all; two processes that write it do not meet."""
-    unfinished = path.with_suffix(f".{_me().replace('/', '_')}.part")
-    with unfinished.open("wb") as file:
-        fill(file)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def _me() -> str:
@@ -385,7 +378,8 @@ def _attempt(shard: ScoringShard, compute: Compute, tick: Tick, ring: Callable[[
         with jobs.beating(beat, str(shard)):
             scores = compute(shard.first, shard.end, tick)
             path = _shard_path(Path(settings.ARTIFACT_ROOT) / shard.folder, shard.number)
-            _write(path, lambda file: np.save(file, scores))
+            with whole_file(path, _me()) as file:
+                np.save(file, scores)
     except JobLost:
         _held(shard).update(heartbeat_at=None)
         raise

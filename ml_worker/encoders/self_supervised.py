@@ -22,6 +22,7 @@ from ml_worker import nets
 from ml_worker.pool import Floats, Rows
 from ml_worker.precision import autocast, precision
 from ml_worker.views import contrastive
+from ml_worker.whole_files import whole_file
 
 Images = NDArray[np.uint8]
 Progress = Callable[[float, str], None]
@@ -107,7 +108,8 @@ class Encoder:
             loss = run.advance(images, share)
             run.elapsed_s = time.monotonic() - began
             if checkpoint and time.monotonic() - saved >= CHECKPOINT_S:
-                _save_whole(run.state(), checkpoint)
+                with whole_file(checkpoint) as file:
+                    torch.save(run.state(), file)
                 saved = time.monotonic()
             # Reading the loss of every step would make a GPU wait.
             if not sentence or run.step % 10 == 0:
@@ -314,10 +316,3 @@ def _half_whitening(features: Tensor) -> Tensor:
     variance, rotation = torch.linalg.eigh(covariance)
     # The floor keeps directions in which nothing varies from being lifted out of rounding errors.
     return (rotation * (variance.clamp_min(0.0) + 1e-3 * variance.max() + 1e-8) ** -0.25).float().contiguous()
-
-
-def _save_whole(state: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".tmp")
-    torch.save(state, fresh)
-    fresh.replace(path)
