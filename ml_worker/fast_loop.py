@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ml_worker import acquisition, heads
-from ml_worker.calibrate import softmax, temperature
+from ml_worker.calibrate import softmax, temperatures
 from ml_worker.evaluate import accuracy_report
 from ml_worker.pool import Floats, Pool, Rows
 
@@ -79,6 +79,9 @@ class Answers:
 class Learned:
     """A scored pool. logits: float32 (N, C). probs: float32 (N, C), calibrated when temperature is not None.
 
+    class_temperatures: column -> temperature of the predicted classes that have their own; None where every item is
+    meant to have the common one.
+
     audit: `evaluate.accuracy_report` over the audit answers, None without any. seconds: fit and score, and
     members where there are any. member_probs: float32 (E, N, C), what an ensemble says, for an acquisition
     function that asks for it.
@@ -90,6 +93,7 @@ class Learned:
     audit: dict[str, Any] | None
     seconds: dict[str, float]
     member_probs: Floats | None = None
+    class_temperatures: Mapping[int, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,15 +129,16 @@ def learn(pool: Pool, train: Answers, audit: Answers, n_classes: int, settings: 
     head.fit(pool, train.rows, train.targets, np.ones(len(train.rows), np.float32))
     fitted = time.perf_counter()
     logits: Floats = head.logits(pool)
-    degrees = temperature(logits[audit.rows], audit.targets)
-    probs = softmax(logits, degrees)
+    degrees = temperatures(logits[audit.rows], audit.targets)
+    probs = degrees.probs(logits)
     report = accuracy_report(probs[audit.rows], audit.targets) if len(audit.rows) else None
     seconds = {"fit": fitted - started, "score": time.perf_counter() - fitted}
-    if not _wants_members(settings.acquisition, train):
-        return Learned(probs, logits, degrees, report, seconds)
-    started = time.perf_counter()
-    members = _members(pool, train, n_classes, settings, degrees)
-    return Learned(probs, logits, degrees, report, seconds | {"members": time.perf_counter() - started}, members)
+    members = None
+    if _wants_members(settings.acquisition, train):
+        started = time.perf_counter()
+        members = _members(pool, train, n_classes, settings, degrees.common)
+        seconds["members"] = time.perf_counter() - started
+    return Learned(probs, logits, degrees.common, report, seconds, members, degrees.by_class)
 
 
 def _wants_members(name: str, train: Answers) -> bool:

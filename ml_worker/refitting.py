@@ -10,7 +10,7 @@ import numpy as np
 from annotator import jobs, queries
 from annotator.actions import proposing, queueing
 from annotator.models import Job, LabelClass, ModelVersion, Project
-from ml_worker import certifying, fast_loop, previews, snapshot, studying, zero_shot
+from ml_worker import certifying, doubting, fast_loop, previews, snapshot, studying, zero_shot
 from ml_worker.encoders import Mismatch
 from ml_worker.evaluate import accuracy_report, wilson
 from ml_worker.fast_loop import Entry, Learned, LoopSettings, NotEnoughLabels
@@ -19,7 +19,8 @@ from ml_worker.pool import Rows
 from ml_worker.snapshot import Snapshot
 from ml_worker.vision_models import ModelUnavailable
 
-SHORT_LIST = 4
+# The likeliest classes of a proposal while nothing can be promised of them, and the longest list with a promise.
+SHORT_LIST, LISTED_AT_MOST = 4, 12
 KEEP_MODELS = 2
 # Proposals without a calibrated confidence: as many as a person looks through at once.
 UNCALIBRATED_AT_MOST = 60
@@ -160,11 +161,15 @@ def store_model(
 def _metrics(project: Project, taken: Snapshot, learned: Learned, embedding: str, algorithm: str) -> dict[str, Any]:
     """Accuracy on the audit sample (and on held-out test labels where there are any), never on chosen items."""
     test = accuracy_report(learned.probs[taken.test.rows], taken.test.targets) if len(taken.test.rows) else None
+    doubt, audit = doubting.report(project, taken, learned), learned.audit
+    if audit and doubt["calibration"]:
+        audit = audit | {"ece": doubt["calibration"]["ece"]}  # by temperatures these answers had no part in
     return {
         "embedding": embedding,
-        "audit": learned.audit,
+        "audit": audit,
         "test": test,
         "proposals": _proposal_precision(project, taken, learned, algorithm),
+        **doubt,
     }
 
 
@@ -246,7 +251,12 @@ def _propose(
     probs = learned.probs[taken.open_rows]
     best = _proposed(project, taken, learned, model.algorithm)
     if not (_is_too_early(taken, learned) and _names_still_propose(project, model)):
-        predictions = [_predicted(taken, probs[index], int(taken.open_rows[index])) for index in best]
+        lists = doubting.short_lists(taken, learned) if model.is_calibrated else None
+        listed = lists.of(learned.logits[taken.open_rows[best]]) if lists else [None] * len(best)
+        predictions = [
+            _predicted(taken, probs[index], int(taken.open_rows[index]), named)
+            for index, named in zip(best, listed, strict=True)
+        ]
         proposing.store_proposals(project=project, model_version=model, predictions=predictions)
     seconds["propose"] = time.perf_counter() - started
     model.metrics["seconds"] = {step: round(spent, 4) for step, spent in seconds.items()}
@@ -291,13 +301,18 @@ def _proposed(project: Project, taken: Snapshot, learned: Learned, algorithm: st
     return surest[np.argsort(turn, kind="stable")][: min(UNCALIBRATED_AT_MOST, chosen.proposals_at_most)]
 
 
-def _predicted(taken: Snapshot, probs: np.ndarray, row: int) -> proposing.Predicted:
-    likely = np.argsort(-probs, kind="stable")[:SHORT_LIST]
+def _predicted(taken: Snapshot, probs: np.ndarray, row: int, listed: np.ndarray | None) -> proposing.Predicted:
+    """One proposal. listed: bool (C,), the classes the promise names, perhaps none; None where nothing is promised.
+
+    A list of more than LISTED_AT_MOST is cut behind the next, which says that it was cut.
+    """
+    likely = np.argsort(-probs, kind="stable")
+    short = likely[:SHORT_LIST] if listed is None else likely[listed[likely]][: LISTED_AT_MOST + 1]
     return proposing.Predicted(
         item_id=int(taken.embedded.item_ids[row]),
         class_id=taken.class_ids[likely[0]],
         confidence=float(probs[likely[0]]),
-        short_list=[(taken.class_ids[column], round(float(probs[column]), 4)) for column in likely],
+        short_list=[(taken.class_ids[column], round(float(probs[column]), 4)) for column in short],
     )
 
 

@@ -14,6 +14,7 @@ MAY_KNOW_DJANGO = {
     "tasks",
     "certifying",
     "comparing",
+    "doubting",
     "embedding",
     "previews",
     "refitting",
