@@ -8,7 +8,7 @@ from typing import Any
 
 from annotator import jobs, queries
 from annotator.models import Job, Project
-from ml_worker import snapshot
+from ml_worker import doubting, snapshot
 from ml_worker.snapshot import Snapshot
 
 # Answers that taught a model: so many at least, and so much more than at the last study.
@@ -16,7 +16,7 @@ LABELS_AT_LEAST, GROWTH = 20, 1.15
 
 # What is studied, in this order: its name in the job's result, what it is called while it runs, and what finds it out.
 Part = tuple[str, str, Callable[[Project, Snapshot], dict[str, Any]]]
-PARTS: tuple[Part, ...] = ()
+PARTS: tuple[Part, ...] = (("doubt", "asking five models what they are unsure of", doubting.study),)
 
 
 def follow(project: Project, label_count: int) -> Job | None:
