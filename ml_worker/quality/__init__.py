@@ -1,0 +1,1 @@
+"""How good the labels are: arrays in, arrays out."""
