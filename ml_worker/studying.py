@@ -8,7 +8,7 @@ from typing import Any
 
 from annotator import jobs, queries
 from annotator.models import Job, Project
-from ml_worker import doubting, snapshot
+from ml_worker import doubting, forecasting, snapshot
 from ml_worker.snapshot import Snapshot
 
 # Answers that taught a model: so many at least, and so much more than at the last study.
@@ -16,7 +16,12 @@ LABELS_AT_LEAST, GROWTH = 20, 1.15
 
 # What is studied, in this order: its name in the job's result, what it is called while it runs, and what finds it out.
 Part = tuple[str, str, Callable[[Project, Snapshot], dict[str, Any]]]
-PARTS: tuple[Part, ...] = (("doubt", "asking five models what they are unsure of", doubting.study),)
+PARTS: tuple[Part, ...] = (
+    ("doubt", "asking five models what they are unsure of", doubting.study),
+    ("forecast", "drawing the learning curve", forecasting.study_forecast),
+    ("errors_left", "counting the errors left", forecasting.study_errors),
+    ("gain", "comparing chosen answers with random ones", forecasting.study_gain),
+)
 
 
 def follow(project: Project, label_count: int) -> Job | None:

@@ -16,6 +16,7 @@ MAY_KNOW_DJANGO = {
     "comparing",
     "doubting",
     "embedding",
+    "forecasting",
     "previews",
     "refitting",
     "sharding",
