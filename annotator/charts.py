@@ -28,6 +28,21 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Bin:
+    """``n`` answers of like confidence (their mean, 0..1), how many were right, and the interval of that rate."""
+
+    n: int
+    confidence: float
+    right: int
+    low: float
+    high: float
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.n
+
+
+@dataclass(frozen=True)
 class Part:
     """A piece of a whole. ``look`` is the CSS class that colours it."""
 
@@ -125,6 +140,69 @@ def training_chart(
     )
 
 
+def reliability_chart(bins: Sequence[Bin], *, width: int = 350, height: int = 290) -> SafeString:
+    """Accuracy over confidence with the line on which both agree; empty without any bin.
+
+    The confidence axis begins at the tenth below the least, the accuracy axis at the tenth below everything drawn.
+    """
+    if not bins:
+        return mark_safe("")
+    x_min = _tenth_below(min(each.confidence for each in bins))
+    frame = _Frame(width, height, 1 - x_min, min(x_min, _tenth_below(min(each.low for each in bins))))
+    marks = format_html_join(
+        "",
+        '<line class="whisker" x1="{}" x2="{}" y1="{}" y2="{}"/>'
+        '<circle class="mark audit" cx="{}" cy="{}" r="4"><title>{}</title></circle>',
+        (
+            (
+                *(frame.x(each.confidence - x_min),) * 2,
+                frame.y(each.low),
+                frame.y(each.high),
+                frame.x(each.confidence - x_min),
+                frame.y(each.accuracy),
+                f"{percent(each.confidence, 1)} sure, right on {each.right} of {each.n}"
+                f" ({percent(each.low, 1)} to {percent(each.high, 1)})",
+            )
+            for each in bins
+        ),
+    )
+    return format_html(
+        '<svg class="chart" viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">{}{}'
+        '<line class="ideal" x1="{}" x2="{}" y1="{}" y2="{}"/>{}</svg>',
+        width,
+        height,
+        width,
+        height,
+        "Accuracy over confidence on random checks: "
+        + ", ".join(f"{percent(each.confidence)} sure and {percent(each.accuracy)} right" for each in bins),
+        _rows(frame),
+        _shares(frame, x_min),
+        frame.x(0),
+        frame.x(1 - x_min),
+        frame.y(x_min),
+        frame.y(1),
+        marks,
+    )
+
+
+def _tenth_below(rate: float) -> float:
+    return max(0.0, min(0.9, math.floor(rate * 10 - 1e-9) / 10))
+
+
+def _shares(frame: _Frame, x_min: float) -> SafeString:
+    """The ticks of an axis of rates that begins at x_min, and its title."""
+    step = 0.1 if x_min >= 0.5 else 0.2
+    at = [1 - step * index for index in range(int((1 - x_min) / step + 1.001))]
+    ticks = format_html_join(
+        "",
+        '<text x="{}" y="{}" text-anchor="middle">{}</text>',
+        ((frame.x(each - x_min), frame.height - _BOTTOM + 17, percent(each)) for each in at),
+    )
+    return ticks + format_html(
+        '<text x="{}" y="{}" text-anchor="end">{}</text>', frame.width - _RIGHT, frame.height - 4, "confidence"
+    )
+
+
 def trend(
     history: Sequence[Mapping[str, float]], name: str, *, budget_s: float, width: int = 300, height: int = 48
 ) -> SafeString:
@@ -147,20 +225,10 @@ def trend(
 
 
 def _axes(frame: _Frame, x_title: str = "answers given") -> SafeString:
-    y_step = 0.1 if 1 - frame.y_min <= 0.5 else 0.2
-    rows = [1 - y_step * index for index in range(int((1 - frame.y_min) / y_step + 1.001))]
     # Less than two minutes are counted in tenths and hundredths.
     shrunk = 1.0 if frame.x_max >= 2 else 100.0
     x_step = nice_step(frame.x_max * shrunk, max(2, frame.width // 90)) / shrunk
     columns = [x_step * index for index in range(int(frame.x_max / x_step + 1e-9) + 1)]
-    grid = format_html_join(
-        "",
-        '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}" text-anchor="end">{}</text>',
-        (
-            (_LEFT, frame.width - _RIGHT, frame.y(at), frame.y(at), _LEFT - 7, frame.y(at) + 4, percent(at))
-            for at in rows
-        ),
-    )
     ticks = format_html_join(
         "",
         '<text x="{}" y="{}" text-anchor="middle">{}</text>',
@@ -169,7 +237,21 @@ def _axes(frame: _Frame, x_title: str = "answers given") -> SafeString:
     title = format_html(
         '<text x="{}" y="{}" text-anchor="end">{}</text>', frame.width - _RIGHT, frame.height - 4, x_title
     )
-    return grid + ticks + title
+    return _rows(frame) + ticks + title
+
+
+def _rows(frame: _Frame) -> SafeString:
+    """The lines of the axis of rates, and what each stands for."""
+    y_step = 0.1 if 1 - frame.y_min <= 0.5 else 0.2
+    rows = [1 - y_step * index for index in range(int((1 - frame.y_min) / y_step + 1.001))]
+    return format_html_join(
+        "",
+        '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}" text-anchor="end">{}</text>',
+        (
+            (_LEFT, frame.width - _RIGHT, frame.y(at), frame.y(at), _LEFT - 7, frame.y(at) + 4, percent(at))
+            for at in rows
+        ),
+    )
 
 
 def _band(frame: _Frame, audit: Sequence[Estimate]) -> SafeString:
