@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
-from annotator import algorithms, jobs, task_types
+from annotator import algorithms, jobs, phases, task_types
 from annotator.models import (
     Annotation,
     Item,
@@ -316,7 +316,7 @@ def label_progress(project: Project, user: User) -> LabelProgress:
         until_refit=per_refit - since,
         answers_per_refit=per_refit,
         is_learning=is_learning(project),
-        phase=phase(project),
+        phase=phase_told(project, model),
         model_number=model.number if model else None,
         label_count=model.label_count if model else 0,
         accuracy=accuracy.accuracy,
@@ -358,6 +358,12 @@ def phase(project: Project) -> str:
         QueueEntry.Reason.RANDOM: "Random order, until the images are embedded",
         QueueEntry.Reason.RETURNED: "Back to what was taken back",
     }[QueueEntry.Reason(reasons.most_common(1)[0][0])]
+
+
+def phase_told(project: Project, model: ModelVersion | None) -> str:
+    """What the queue does, and why it does not do something else yet, as found when this model ranked it. One query."""
+    why = phases.sentence(model.metrics.get("phase") if model else None, project.settings.acquisition)
+    return f"{phase(project)}. {why}" if why else phase(project)
 
 
 @dataclass(frozen=True)

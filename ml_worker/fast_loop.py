@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ml_worker import acquisition, heads
+from ml_worker import acquisition, handover, heads
 from ml_worker.calibrate import softmax, temperatures
 from ml_worker.evaluate import accuracy_report
+from ml_worker.handover import Phase
 from ml_worker.pool import Floats, Pool, Rows
 
 _REASONS = {
@@ -43,7 +44,7 @@ class NotEnoughLabels(ValueError):
 class LoopSettings:
     """What drives the loop. head, acquisition: catalogue names; head_parameters: cleaned by the catalogue.
 
-    cold_start: the acquisition function until there are `cold_start_answers(n_classes)` training answers;
+    cold_start: the acquisition function until the model knows more than the clusters do, see `handover.decide`;
     random_sampling does without a cold start.
     audit_share: part of the queue that is random audit items, 0..1, while there are any. n_classes: of the project,
     for a cold start that counts on as many clusters; by default as the model has, or 2.
@@ -112,8 +113,34 @@ class Entry:
 
 
 def cold_start_answers(n_classes: int) -> int:
-    """Training answers to collect by the cold-start order before the model's own doubt leads."""
-    return max(20, 2 * n_classes)
+    """Training answers to collect by the cold-start order, at least, before the model's own doubt leads."""
+    return handover.answers_at_least(n_classes)
+
+
+def phase(
+    pool: Pool,
+    learned: Learned | None,
+    train: Answers,
+    audit: Answers,
+    n_classes: int,
+    previous: Phase | None = None,
+) -> Phase:
+    """Who leads the queue that `order` makes of these: the cold start, or the acquisition function; see `handover`.
+
+    previous: what this gave for the queue before, None at first.
+    """
+    clusters_right = np.zeros(len(audit.rows), bool)
+    if len(train.rows):
+        said = handover.by_clusters(pool.embeddings, train.rows, train.targets, audit.rows, n_classes)
+        clusters_right = said == audit.targets
+    return handover.decide(
+        previous,
+        answers=len(train.rows) + len(train.strangers),
+        met=len(np.unique(train.targets)),
+        n_classes=n_classes,
+        model_right=None if learned is None else learned.probs[audit.rows].argmax(axis=1) == audit.targets,
+        clusters_right=clusters_right,
+    )
 
 
 def learn(pool: Pool, train: Answers, audit: Answers, n_classes: int, settings: LoopSettings) -> Learned:
@@ -172,16 +199,18 @@ def order(
     settings: LoopSettings,
     rng: np.random.Generator,
     train: Answers | None = None,
+    phase: Phase | None = None,
 ) -> list[Entry]:
     """The queue, best first: at most queue_length entries, audit items strewn in at audit_share.
 
     candidates: open rows that are not audit items; audit_rows: open audit items; train_rows: rows already
-    answered (skipped ones too). train: what was answered, for acquisition functions that ask for it.
+    answered (skipped ones too). train: what was answered, for acquisition functions that ask for it. phase: who leads,
+    as the function of this name has it; without it the cold start leads for `cold_start_answers`.
     """
     length = min(settings.queue_length, len(candidates) + len(audit_rows))
     places = _audit_places(length, len(candidates), len(audit_rows), settings.audit_share, rng)
     audits = [Entry(int(r), 0, 0.0, "audit") for r in rng.permutation(audit_rows)[: len(places)]]
-    chosen = _chosen(pool, learned, candidates, train_rows, length - len(places), settings, rng, train)
+    chosen = _chosen(pool, learned, candidates, train_rows, length - len(places), settings, rng, train, phase)
     audits.reverse()
     chosen.reverse()
     strewn = [audits.pop() if rank in places else chosen.pop() for rank in range(length)]
@@ -210,18 +239,50 @@ def _chosen(
     settings: LoopSettings,
     rng: np.random.Generator,
     train: Answers | None,
+    phase: Phase | None = None,
 ) -> list[Entry]:
-    """The entries the acquisition function asks for, best first.
-
-    Candidates' embeddings are read where they are looked at, and never all copied: a million of 384 take 1.5 GB.
-    A function that looks at all of them again and again gets a random 50,000 where there are more.
-    """
+    """The entries the acquisition function asks for, best first; every fourth one the cold start's where it looks for
+    classes without an answer."""
     if budget <= 0:
         return []
     columns = (settings.n_classes or 2) if learned is None else learned.probs.shape[1]
-    name = _function(settings, is_cold=learned is None or len(train_rows) < cold_start_answers(columns))
+    if phase is None:
+        phase = Phase(since=len(train_rows) if len(train_rows) >= cold_start_answers(columns) else None)
+    is_cold = learned is None or phase.is_overview
     # Candidates arrive in any order; sorted, the result does not depend on it.
     rows = np.sort(candidates)
+    sought: list[Entry] = []
+    if phase.is_seeking and not is_cold and settings.acquisition not in acquisition.STARTERS:
+        opening, n = _function(settings, is_cold=True), round(handover.SEEKING * budget)
+        sought = _asked_for(opening, pool, learned, rows, train_rows, n, rng, train, columns)
+        rows = np.setdiff1d(rows, [entry.row for entry in sought])
+    name = _function(settings, is_cold)
+    found = _asked_for(name, pool, learned, rows, train_rows, budget - len(sought), rng, train, columns)
+    if not sought:
+        return found
+    for turn, entry in enumerate(sought, start=1):
+        found.insert(round(turn / handover.SEEKING) - 1, entry)
+    points = acquisition.Picked(pool.embeddings, np.asarray([entry.row for entry in found]))
+    radius = acquisition.near_copy_radius(acquisition.Picked(pool.embeddings, rows))
+    return [found[place] for place in _keep_apart(points[:], radius)]
+
+
+def _asked_for(
+    name: str,
+    pool: Pool,
+    learned: Learned | None,
+    rows: Rows,
+    train_rows: Rows,
+    budget: int,
+    rng: np.random.Generator,
+    train: Answers | None,
+    columns: int,
+) -> list[Entry]:
+    """What one function asks for of these rows, best first.
+
+    Embeddings are read where they are looked at, and never all copied: a million of 384 take 1.5 GB. A function that
+    looks at all of them again and again gets a random 50,000 where there are more.
+    """
     if name in acquisition.SAMPLED and len(rows) > _AT_MOST:
         rows = np.sort(rng.choice(rows, max(_AT_MOST, budget), replace=False))
     asked = _asked(pool, learned, rows, train_rows, columns, train)

@@ -15,6 +15,7 @@ from ml_worker.encoders import Mismatch
 from ml_worker.evaluate import accuracy_report, wilson
 from ml_worker.fast_loop import Entry, Learned, LoopSettings, NotEnoughLabels
 from ml_worker.gate import lower_bound
+from ml_worker.handover import Phase
 from ml_worker.pool import Rows
 from ml_worker.snapshot import Snapshot
 from ml_worker.vision_models import ModelUnavailable
@@ -206,6 +207,7 @@ def _rank(
     settings: LoopSettings = replace(
         snapshot.loop_settings(project, seed=model.number if model else 0), n_classes=len(taken.class_ids)
     )
+    phase = _phase(project, taken, learned, model)
     entries = fast_loop.order(
         taken.embedded.pool,
         learned,
@@ -215,11 +217,28 @@ def _rank(
         settings,
         np.random.default_rng([project.pk, settings.seed]),
         taken.train,
+        phase,
     )
     seconds["rank"] = time.perf_counter() - started
     started = time.perf_counter()
     queueing.fill_queue(project=project, entries=[_ranked(entry, taken) for entry in entries], model_version=model)
     seconds["write"] = time.perf_counter() - started
+
+
+def _phase(project: Project, taken: Snapshot, learned: Learned | None, model: ModelVersion | None) -> Phase:
+    """Who leads the queue now. It is kept with the model, whose metrics are saved with the proposals."""
+    before = ModelVersion.objects.filter(project=project, metrics__has_key="phase").order_by("-number").first()
+    phase = fast_loop.phase(
+        taken.embedded.pool,
+        learned,
+        taken.train,
+        taken.audit,
+        len(taken.class_ids),
+        Phase.from_json(before.metrics["phase"]) if before else None,
+    )
+    if model is not None:
+        model.metrics["phase"] = phase.to_json()
+    return phase
 
 
 def _ranked(entry: Entry, taken: Snapshot) -> queueing.Ranked:

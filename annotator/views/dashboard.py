@@ -132,6 +132,7 @@ def _figures(membership: Membership) -> dict[str, Any]:
         "balance_most": max((count for _, count in balance), default=0),
         "model": model,
         "model_facts": model_facts(model) if model else None,
+        "phase": queries.phase_told(project, model),
         "audit": audit_standing(model, counts),
         "test": queries.measured(model, "test"),
         "audit_curve": [_estimate(at, at.audit) for at in curve if at.audit.n >= queries.CHECKS_AT_LEAST],
