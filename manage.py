@@ -50,7 +50,9 @@ def run(arguments: list[str]) -> None:
     from annotator.embedded import Postgres, server_for_command
 
     command = arguments[1] if len(arguments) > 1 else "help"
-    if command in WITHOUT_DATABASE or "--help" in arguments or settings.DATABASE_URL:
+    # A back-test needs none, but for one on the past of a project.
+    replays = command == "simulate" and any(each.split("=")[0] == "--project" for each in arguments)
+    if (command in WITHOUT_DATABASE and not replays) or "--help" in arguments or settings.DATABASE_URL:
         execute_from_command_line(arguments)
         return
     # A killed command must leave no server behind.

@@ -17,8 +17,9 @@ from ml_worker.images import Images, UnreadableImage, decode, image_size, traini
 from ml_worker.pool import Rows
 
 DIGITS = "digits"
-# As a class-folder export of the product names the folders that are no classes.
-_NOT_A_CLASS = ("_none_of_these", "_unlabelled")
+# As a class-folder export of the product names the folders that are no classes: images of which people said that
+# they belong to none, and those of which nobody said anything.
+_NONE_OF_THESE, _UNLABELLED = "_none_of_these", "_unlabelled"
 _MAX_FILE_BYTES = 64 * 2**20
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -29,7 +30,8 @@ class BadSource(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """images: uint8 (N, px, px, 3). targets: int64 (N,), columns of classes. skipped: (file name, why)."""
+    """images: uint8 (N, px, px, 3). targets: int64 (N,), columns of classes, -1 for an image of none of them. skipped:
+    (file name, why)."""
 
     images: Images
     targets: Rows
@@ -98,31 +100,33 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
 
 def _decoded(files: list[_File], image_px: int | None, source: str) -> Source:
     pictures = [(name, read) for name, read in files if _is_picture(name)]
-    files = [(name, read) for name, read in pictures if not set(name.parts) & set(_NOT_A_CLASS)]
-    depth = _class_depth([name for name, _ in files])
+    files = [(name, read) for name, read in pictures if _UNLABELLED not in name.parts]
+    depth = _class_depth([name for name, _ in files if _NONE_OF_THESE not in name.parts])
     if depth is None:
         raise BadSource(f"{source} holds no class folders with images in them")
     px = image_px or _typical_px([read for _, read in files[:: max(1, len(files) // 50)]])
-    images, names, skipped = [], [], []
+    images: list[Images] = []
+    names: list[str | None] = []  # None: of none of the classes
+    skipped: list[tuple[str, str]] = []
     if len(files) < len(pictures):
-        skipped.append((" and ".join(_NOT_A_CLASS), f"{len(pictures) - len(files)} images without a class"))
+        skipped.append((_UNLABELLED, f"{len(pictures) - len(files)} images without a class"))
     first_of: dict[bytes, PurePosixPath] = {}  # copies are left out, as they are at import
     for name, read in files:
         try:
-            if len(name.parts) <= depth + 1:
+            if len(name.parts) <= depth + 1 and _NONE_OF_THESE not in name.parts:
                 raise UnreadableImage("lies in no class folder")
             data = read()
             original = first_of.setdefault(hashlib.sha256(data).digest(), name)
             if original is not name:
                 raise UnreadableImage(f"a copy of {original}")
             images.append(decode(data, px))
-            names.append(name.parts[depth])
+            names.append(None if _NONE_OF_THESE in name.parts else name.parts[depth])
         except UnreadableImage as error:
             skipped.append((str(name), str(error)))
     if not images:
         raise BadSource(f"{source} holds no image that can be read")
-    classes = sorted(set(names))
-    column = {name: place for place, name in enumerate(classes)}
+    classes = sorted({name for name in names if name is not None})
+    column: dict[str | None, int] = {name: place for place, name in enumerate(classes)} | {None: -1}
     return Source(np.stack(images), np.asarray([column[name] for name in names], np.int64), classes, skipped)
 
 

@@ -13,9 +13,11 @@ from PIL import Image
 from annotator.algorithms import clean_parameters
 from ml_worker import loop, nets
 from ml_worker.augment import Policy
-from ml_worker.backtest import SCREENFUL, audit_size, run
+from ml_worker.backtest import run
+from ml_worker.backtest_plan import SCREENFUL
 from ml_worker.batches import Examples
 from ml_worker.labelled import BadSource, load_source
+from ml_worker.simulated_project import audit_size
 
 
 def picture(bright_left: bool, seed: int) -> bytes:
@@ -56,8 +58,8 @@ def back_test(source: str, test: str | None = None, **plan: Any) -> tuple[dict[s
     wanted = {
         "encoder": "pca_pixels",
         "encoder_parameters": clean_parameters("encoder", "pca_pixels", {}),
-        "head": "label_spreading",
-        "head_parameters": clean_parameters("head", "label_spreading", {}),
+        "head": ["label_spreading"],
+        "head_parameters": {"label_spreading": clean_parameters("head", "label_spreading", {})},
         "acquisition": ["margin"],
         "seeds": 1,
         "budget": 20,
@@ -106,7 +108,8 @@ def test_an_export_of_the_product_can_be_back_tested(tmp_path: Path) -> None:
         write_zip(tmp_path / "export.zip", files(3) | loose | {"labels.csv": b"", "classes.txt": b""})
     )
     assert source.classes == ["cat", "dog"]
-    assert source.skipped == [("_none_of_these and _unlabelled", "2 images without a class")]
+    assert sorted(source.targets) == [-1, 0, 0, 0, 1, 1, 1]  # that of none of these belongs to no class
+    assert source.skipped == [("_unlabelled", "1 images without a class")]
 
 
 def test_an_entry_damaged_in_the_zip_is_named(tmp_path: Path) -> None:
@@ -210,7 +213,7 @@ def test_a_back_test_gives_the_same_result_twice(tmp_path: Path) -> None:
 
 
 def test_auto_acceptance_appears_with_a_certificate_and_its_true_precision(tmp_path: Path) -> None:
-    result, _ = back_test(write_folder(tmp_path, files(100)), budget=80, target_precision=0.7)
+    result, _ = back_test(write_folder(tmp_path, files(300)), budget=120, target_precision=[0.7])
     curve = result["runs"][0]["curve"]
     opened = [point for point in curve if point["auto_accepted"]]
     assert opened
@@ -261,7 +264,7 @@ def test_a_network_is_trained_on_the_pool_without_its_random_checks_and_the_test
     monkeypatch.setattr(loop, "train", train)
     result, lines = back_test(
         write_folder(tmp_path, files(50)),
-        trainer="fixmatch",
+        trainer=["fixmatch"],
         trainer_parameters={"fixmatch": clean_parameters("trainer", "fixmatch", {"threshold": 0.7})},
         minutes=2.0,
         train_at=[5, 20],
@@ -284,7 +287,7 @@ def test_a_network_is_trained_on_the_pool_without_its_random_checks_and_the_test
 
 
 def test_no_network_is_trained_while_one_class_is_labelled(tmp_path: Path) -> None:
-    plan = {"trainer": "supervised", "budget": 1, "batch": 1}
+    plan: dict[str, Any] = {"trainer": ["supervised"], "budget": 1, "batch": 1}
     (network,) = (
         one for one in back_test(write_folder(tmp_path, files(10)), **plan)[0]["runs"] if one["trainer"] != "none"
     )

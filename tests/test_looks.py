@@ -148,8 +148,8 @@ def test_a_back_test_looks_at_views_where_its_head_does(monkeypatch: pytest.Monk
     seen: list[int] = []
     look = looks.look
     monkeypatch.setattr(looks, "look", lambda *given, **how: seen.append(1) or look(*given, **how))
-    plan = {"encoder": "pca_pixels", "encoder_parameters": {"components": 8, "whitening": 0.5}, "head": "mlp"}
-    head = {"hidden": 8, "consistency": 1.0, "noise": 0.1, "steps": 3}
+    plan = {"encoder": "pca_pixels", "encoder_parameters": {"components": 8, "whitening": 0.5}, "head": ["mlp"]}
+    head = {"mlp": {"hidden": 8, "consistency": 1.0, "noise": 0.1, "steps": 3}}
     for views in (False, True):
         backtest.run("digits", **plan, head_parameters=head, views=views, acquisition=["margin"], budget=20, seeds=1)
         assert len(seen) == views

@@ -24,10 +24,12 @@ POINT = {
     "auto_accepted_precision",
     "seconds",
 }
+RUN = {"acquisition", "head", "trainer", "encoder", "seed", "curve", "gates"}
 
 
 def simulate(*arguments: Any, **options: Any) -> tuple[str, str]:
     out, err = io.StringIO(), io.StringIO()
+    options.setdefault("processes", 1)
     call_command("simulate", *arguments, stdout=out, stderr=err, **options)
     return out.getvalue(), err.getvalue()
 
@@ -36,7 +38,7 @@ def test_the_json_has_exactly_the_promised_keys(tmp_path: Path) -> None:
     target = tmp_path / "out.json"
     simulate("digits", acquisition="margin,random_sampling", budget=25, seeds=2, json=target)
     result = json.loads(target.read_text())
-    assert set(result) == {"source", "n_pool", "n_test", "classes", "runs"}
+    assert set(result) == {"source", "n_pool", "n_test", "classes", "runs", "measured_on", "summary"}
     assert (result["source"], result["n_pool"], result["n_test"]) == ("digits", 1597, 200)
     assert result["classes"] == list("0123456789")
     assert [(one["acquisition"], one["seed"]) for one in result["runs"]] == [
@@ -46,7 +48,7 @@ def test_the_json_has_exactly_the_promised_keys(tmp_path: Path) -> None:
         ("random_sampling", 1),
     ]
     for one in result["runs"]:
-        assert set(one) == {"acquisition", "head", "trainer", "encoder", "seed", "curve"}
+        assert set(one) == RUN
         assert [point["labels"] for point in one["curve"]] == [10, 20, 25]
         for point in one["curve"]:
             assert set(point) == POINT
@@ -78,7 +80,7 @@ def test_it_prints_a_line_for_each_step_and_a_table_at_the_end() -> None:
     assert err.splitlines()[-1].startswith("margin, seed 0: 20 answers, test accuracy 0.")
     lines = out.splitlines()
     assert lines[0] == "digits: pool 899, test 898, 10 classes"
-    assert lines[-1].split()[0] == "20"
+    assert [line.split()[0] for line in lines[4:6]] == ["10", "20"]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_a_trainer_gets_a_run_of_its_own_beside_the_fast_loop(tmp_path: Path, mo
         "digits", budget=40, seeds=1, trainer="auto", minutes=5, train_at="20,40", json=tmp_path / "out.json"
     )
     loop, network = json.loads((tmp_path / "out.json").read_text())["runs"]
-    assert set(network) == {"acquisition", "head", "trainer", "encoder", "seed", "curve"}
+    assert set(network) == RUN
     assert (loop["trainer"], network["trainer"]) == ("none", "auto")
     assert [point["labels"] for point in network["curve"]] == [20, 40]
     for point in network["curve"]:
