@@ -4,6 +4,7 @@ from django.urls import include, path
 
 from annotator.views import (
     accounts,
+    backtesting,
     dashboard,
     exporting,
     images,
@@ -49,6 +50,8 @@ urlpatterns = [
     path(f"{project}training/preview/", training.preview, name="training-preview"),
     path(f"{project}jobs/<int:job_id>/", training.job, name="job"),
     path(f"{project}jobs/<int:job_id>/cancel/", training.cancel_job, name="job-cancel"),
+    path(f"{project}back-test/", backtesting.show, name="back-test"),
+    path(f"{project}back-test/<int:job_id>/", backtesting.download, name="back-test-download"),
     # Review
     path(f"{project}review/", reviewing.show, name="review"),
     path(f"{project}review/undo/", reviewing.undo, name="review-undo"),

@@ -52,6 +52,8 @@ PAGES: dict[str, dict[str, str]] = {
     "training-preview": {"GET": VIEW},
     "job": {"GET": VIEW},
     "job-cancel": {"POST": REVIEW},
+    "back-test": {"GET": VIEW, "POST": REVIEW},
+    "back-test-download": {"GET": VIEW},
     "review": {"GET": REVIEW, "POST": REVIEW},
     "review-undo": {"POST": REVIEW},
     "export": {"GET": VIEW},
@@ -91,6 +93,8 @@ API: dict[str, dict[str, str]] = {
     "api-compare": {"POST": REVIEW},
     "api-models": {"GET": VIEW},
     "api-progress": {"GET": VIEW},
+    "api-back-tests": {"GET": VIEW, "POST": REVIEW},
+    "api-back-test": {"GET": VIEW},
     "api-proposals": {"GET": REVIEW},
     "api-proposals-decide": {"POST": REVIEW},
     "api-proposals-undo": {"POST": REVIEW},
@@ -106,6 +110,7 @@ MATRIX = PAGES | API
 WITH_THINGS = (
     "item-image", "item-thumbnail", "job", "job-cancel", "api-item", "api-item-image", "api-item-thumbnail", "api-job",
     "api-job-cancel", "api-class", "api-class-archive", "export-model-download", "api-export-model-download",
+    "back-test-download", "api-back-test",
 )  # fmt: skip
 # A POST without a body may be incomplete (422) or come at the wrong time (409): the door was open all the same.
 LET_IN = {200, 201, 202, 204, 303, 409, 422}

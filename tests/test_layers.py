@@ -12,6 +12,7 @@ from annotator.settings import BASE_DIR
 MAY_KNOW_DJANGO = {
     "celery",
     "tasks",
+    "backtesting",
     "certifying",
     "comparing",
     "doubting",

@@ -4,6 +4,7 @@ from django.urls import path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from annotator.api import (
+    backtesting,
     certifying,
     elsewhere,
     exporting,
@@ -56,6 +57,8 @@ urlpatterns = [
     path(f"{project}compare/", training.Compare.as_view(), name="api-compare"),
     path(f"{project}models/", training.Models.as_view(), name="api-models"),
     path(f"{project}progress/", training.Progress.as_view(), name="api-progress"),
+    path(f"{project}back-tests/", backtesting.BackTests.as_view(), name="api-back-tests"),
+    path(f"{project}back-tests/<int:job_id>/", backtesting.BackTestPoints.as_view(), name="api-back-test"),
     # Review
     path(f"{project}proposals/", reviewing.Proposals.as_view(), name="api-proposals"),
     path(f"{project}proposals/decide/", reviewing.ProposalsDecide.as_view(), name="api-proposals-decide"),

@@ -18,7 +18,7 @@ TABS = (
     ("Dashboard", "dashboard", VIEW, {"dashboard"}),
     ("Label", "label", LABEL, {"label", "label-next", "label-undo"}),
     ("Review", "review", REVIEW, {"review", "review-undo"}),
-    ("Training", "training", VIEW, {"training", "job", "job-cancel"}),
+    ("Training", "training", VIEW, {"training", "back-test", "job", "job-cancel"}),
     ("Import", "import", OWN, {"import"}),
     ("Export", "export", VIEW, {"export"}),
     ("Settings", "project-settings", OWN, {"project-settings", "project-classes", "project-members"}),

@@ -42,6 +42,7 @@ BOOKKEEPING = {
     "beside",
     "audit",
     "encoders",
+    "summary",
     jobs.INTERRUPTED,
 }
 
