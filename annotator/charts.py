@@ -195,8 +195,11 @@ def _shares(frame: _Frame, x_min: float) -> SafeString:
     at = [1 - step * index for index in range(int((1 - x_min) / step + 1.001))]
     ticks = format_html_join(
         "",
-        '<text x="{}" y="{}" text-anchor="middle">{}</text>',
-        ((frame.x(each - x_min), frame.height - _BOTTOM + 17, percent(each)) for each in at),
+        '<text x="{}" y="{}" text-anchor="{}">{}</text>',
+        (
+            (frame.x(each - x_min), frame.height - _BOTTOM + 17, "middle" if each < 1 else "end", percent(each))
+            for each in at
+        ),
     )
     return ticks + format_html(
         '<text x="{}" y="{}" text-anchor="end">{}</text>', frame.width - _RIGHT, frame.height - 4, "confidence"

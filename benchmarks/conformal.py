@@ -132,7 +132,7 @@ def table_of_lists(every: list[Said], promises: tuple[float, ...]) -> None:
     accuracy = np.mean([(each.held.argmax(axis=1) == each.truth).mean() for each in every])
     print(f"\n1  Short lists; the likeliest class alone is right in {accuracy:.1%}")
     print(
-        f"{'promise':>8}  {'lists':10}{'coverage':>16}{'lawful':>9}{'by class':>10}{'worst class':>13}"
+        f"{'promise':>8}  {'lists':10}{'coverage':>16}{'lawful':>9}{'by class':>11}{'worst class':>13}"
         f"{'size':>7}{'empty':>8}{'top-k as good':>15}"
     )
     for promise in promises:
@@ -143,7 +143,7 @@ def table_of_lists(every: list[Said], promises: tuple[float, ...]) -> None:
             print(
                 f"{promise:8.0%}  {name:10}{coverage:9.1%} ± {half:.1%}"
                 f"{sum(each.law for each in found):5} / {len(found):<3}"
-                f"{f'{np.mean(classes):.0%}' if classes else '-':>8}"
+                f"{f'{sum(classes)} / {len(classes)}' if classes else '-':>11}"
                 f"{np.mean([each.worst for each in found]):13.1%}{np.mean([each.size for each in found]):7.2f}"
                 f"{np.mean([each.empty for each in found]):8.1%}{np.mean([each.top for each in found]):15.2f}",
                 flush=True,

@@ -17,7 +17,7 @@ from scipy.stats import beta
 
 from ml_worker.pool import Floats, Rows
 
-# In nine of ten cases. 0.95 needs 19 answers of each class instead of 9 and makes lists about half as long again.
+# In nine of ten cases. 0.95 needs 19 answers of each class instead of 9 and makes lists a quarter to a half longer.
 PROMISE = 0.9
 
 Scores = NDArray[np.float64]

@@ -112,5 +112,6 @@ def _bins(confidence: NDArray[np.float64], hit: NDArray[np.bool_]) -> list[list[
     found = []
     for rows in np.array_split(np.arange(len(hit)), max(1, min(_BINS_SHOWN, len(hit) // _IN_A_BIN))):
         n, right = len(rows), int(hit[rows].sum())
-        found.append([n, float(confidence[rows].mean()), right, *wilson(right, n)])
+        low, high = wilson(right, n)
+        found.append([n, float(confidence[rows].mean()), right, round(low, 9), round(high, 9)])
     return found

@@ -248,7 +248,10 @@ class ProposalShape(serializers.ModelSerializer[Proposal]):
     item = ItemShape()
     value = ValueField()
     model = serializers.IntegerField(source="model_version.number", help_text="number of the model version")
-    short_list = serializers.ListField(help_text="[[class id, probability], ...], most likely first")
+    short_list = serializers.ListField(
+        help_text="[[class id, probability], ...], most likely first; where the model's metrics hold a short_list, it"
+        " has the right class as often as promised there, unless it names more than 12, and may be empty"
+    )
     decided_by = serializers.CharField(source="decided_by.username", allow_null=True, default=None)
 
     class Meta:
@@ -379,7 +382,12 @@ class ComparisonRequest(serializers.Serializer[Any]):
 
 class ModelShape(serializers.ModelSerializer[ModelVersion]):
     class_ids = serializers.ListField(child=serializers.IntegerField(), help_text="order of the model's classes")
-    metrics = serializers.JSONField()
+    metrics = serializers.JSONField(
+        help_text="as measured on the audit sample, among others. calibration: calibration error with interval (ece,"
+        " ece_low, ece_high), what chance alone would show (chance), brier, bins of a reliability diagram as [answers,"
+        " mean confidence, right, low, high]. short_list: promise, inside of judged, low, high. Both null before 30"
+        " random checks are answered"
+    )
     algorithm_kind = serializers.SerializerMethodField(help_text="head, trainer or zero_shot")
 
     def get_algorithm_kind(self, model: ModelVersion) -> str:

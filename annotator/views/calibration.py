@@ -132,7 +132,7 @@ def short_list(model: ModelVersion, names: dict[int, str]) -> ShortList | None:
     report = model.metrics.get("short_list")
     if not report:
         return None
-    words = ("no class, because it is unlike everything labelled", "one class", "two or three", "more than three")
+    words = ("no class", "one class", "two or three", "more than three")
     return ShortList(
         promise=cases(report["promise"]),
         n=report["n"],

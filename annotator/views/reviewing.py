@@ -16,7 +16,7 @@ from annotator.actions import certifying, reviewing
 from annotator.actions.projects import PAGE_KEYS
 from annotator.errors import InvalidAnnotation, WinnowError
 from annotator.models import AuditEvent, Item, LabelClass, Membership, Project, Proposal, Split
-from annotator.views import PageRequest, page
+from annotator.views import PageRequest, calibration, page
 from annotator.views.certifying import promise
 from annotator.views.choices import choices_of, is_tiny
 from annotator.wording import percent
@@ -24,6 +24,8 @@ from annotator.wording import percent
 TEMPLATE = "reviewing.html"
 TILES = 60
 SHORT_LIST = 3
+# What is named on the tile itself; and the longest list with a promise, as LISTED_AT_MOST of ml_worker/refitting.py.
+NAMED_ON_TILE, LISTED_AT_MOST = 2, 12
 # What ``show`` asks for instead of what waits: labels that count although nobody looked.
 UNSEEN = "unseen"
 # What the headline holds the proposals against, how sure it wants to be, and when confidences are calibrated.
@@ -33,11 +35,14 @@ CHECKS_AT_MOST = 20_000
 
 @dataclass(frozen=True)
 class Tile:
-    """One proposal in the grid. ``short_list``: the likeliest classes in words."""
+    """One proposal in the grid. ``short_list``: the listed classes in words, or the likeliest where no list has a
+    promise. ``listed``: their ids; ``others``: what else it may be, for the tile itself."""
 
     proposal: Proposal
     confidence: str
     short_list: str
+    listed: list[int]
+    others: str
     is_tiny: bool
 
 
@@ -196,6 +201,7 @@ def _context(membership: Membership, sent: QueryDict) -> dict[str, Any]:
     groups = queries.review_groups(project, state)
     chosen = next((each for each, _ in groups if str(each.pk) == wanted), groups[0][0] if groups else None)
     classes = queries.open_classes(project)
+    model = queries.current_model(project)
     context = {
         "project": project,
         "membership": membership,
@@ -213,7 +219,8 @@ def _context(membership: Membership, sent: QueryDict) -> dict[str, Any]:
         "trust": _trust(project),
         "calibrated_from": CALIBRATED_FROM,
         "checks_needed": checks_missing(TARGET, SURENESS, 0, 0),
-        "checks": queries.measured(queries.current_model(project), "audit").n,
+        "checks": queries.measured(model, "audit").n,
+        "short_lists": calibration.short_list(model, {}) if model else None,
     }
     if chosen is None:
         context |= {"progress": queries.label_progress(project, membership.user)}
@@ -222,18 +229,45 @@ def _context(membership: Membership, sent: QueryDict) -> dict[str, Any]:
 
 def _tiles(project: Project, label_class: LabelClass, state: str) -> list[Tile]:
     names = {each.pk: each.name for each in project.classes.all()}
-    return [
-        Tile(
-            proposal=each,
-            confidence=percent(each.confidence),
-            short_list=", ".join(
-                f"{names.get(class_id, 'an archived class')} {percent(probability)}"
-                for class_id, probability in each.short_list[:SHORT_LIST]
-            ),
-            is_tiny=is_tiny(each.item),
-        )
-        for each in queries.pending_proposals(project, label_class.pk, limit=TILES, state=state)
-    ]
+    proposals = queries.pending_proposals(project, label_class.pk, limit=TILES, state=state)
+    return [_tile(each, names) for each in proposals]
+
+
+def _tile(proposal: Proposal, names: dict[int, str]) -> Tile:
+    listed = [(class_id, names.get(class_id, "an archived class"), prob) for class_id, prob in proposal.short_list]
+    shown, others = listed[:SHORT_LIST], ""
+    if _is_promised(proposal):
+        others = _others(proposal, [(class_id, name) for class_id, name, _ in listed])
+        shown = listed if len(listed) <= LISTED_AT_MOST else shown
+    words = ", ".join(f"{name} {percent(prob)}" for _, name, prob in shown)
+    return Tile(
+        proposal=proposal,
+        confidence=percent(proposal.confidence),
+        short_list="unlike anything labelled" if others == "unlike" else words,
+        listed=[class_id for class_id, _, _ in listed[:LISTED_AT_MOST]],
+        others=others,
+        is_tiny=is_tiny(proposal.item),
+    )
+
+
+def _others(proposal: Proposal, listed: list[tuple[int, str]]) -> str:
+    """What else, or instead, the list of a proposal names; empty where it names the proposed class alone."""
+    if not listed:
+        return "unlike"
+    if len(listed) > LISTED_AT_MOST:
+        return f"or {LISTED_AT_MOST}+"
+    named = [name for class_id, name in listed if class_id != proposal.label_class_id]
+    if not named:
+        return ""
+    more = len(named) - NAMED_ON_TILE
+    # One class has its own threshold, so the likeliest may be left out where the second is not.
+    start = "rather" if len(named) == len(listed) else "or"
+    return f"{start} {', '.join(named[:NAMED_ON_TILE])}{f' +{more}' if more > 0 else ''}"
+
+
+def _is_promised(proposal: Proposal) -> bool:
+    """Whether its list is one of which a share is promised to hold the right class: see ml_worker/conformal.py."""
+    return proposal.certificate_id is None and bool(proposal.model_version.metrics.get("short_list"))
 
 
 def _trust(project: Project) -> Trust | None:

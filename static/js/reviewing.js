@@ -243,11 +243,22 @@ document.addEventListener("submit", (event) => {
 });
 
 let asked = null; // the tile the dialog is about
+const inOrder = [...dialog.querySelectorAll(".choice")];
+
+// The classes listed for the tile come first, likeliest first; but not the one it was said not to be.
+function listFirst(tile) {
+  const own = document.getElementById("tiles").dataset.class;
+  const listed = (tile.dataset.listed ?? "").split(" ").filter((id) => id && id !== own);
+  const first = listed.map((id) => inOrder.find((button) => classOf(button) === id)).filter(Boolean);
+  for (const button of inOrder) button.classList.toggle("listed", first.includes(button));
+  inOrder[0]?.parentElement.append(...first, ...inOrder.filter((button) => !first.includes(button)));
+}
 
 document.addEventListener("click", (event) => {
   const which = event.target.closest(".which");
   if (which) {
     asked = which.closest(".tile");
+    listFirst(asked);
     dialog.showModal();
   }
   const choice = event.target.closest("#other-classes .choice");
