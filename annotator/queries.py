@@ -22,6 +22,8 @@ from annotator.models import (
     Split,
 )
 
+# Asked without a word of what the model thinks: the answer measures it.
+BLIND = (QueueEntry.Reason.AUDIT, QueueEntry.Reason.AUTOMATIC)
 # An accuracy from fewer random checks would say nothing but its interval: no page shows one.
 CHECKS_AT_LEAST = 10
 
@@ -78,6 +80,7 @@ def reason_text(entry: QueueEntry, class_names: dict[int, str]) -> str:
         return f"Looking for more of {name}, which has the fewest answers"
     return {
         QueueEntry.Reason.AUDIT: "Random check: measures how good the model is, so no hints",
+        QueueEntry.Reason.AUTOMATIC: "Check of an automatic label: measures how often such labels are right, so no hints",
         QueueEntry.Reason.TYPICAL: "Typical of many images like it, none of them labelled yet",
         QueueEntry.Reason.DISPUTED: "Disputed: the answers so far can be read in different ways",
         QueueEntry.Reason.UNLIKE: "Unlike anything labelled so far",
@@ -88,7 +91,7 @@ def reason_text(entry: QueueEntry, class_names: dict[int, str]) -> str:
 
 def shows_hint(entry: QueueEntry, project: Project) -> bool:
     """Whether the page tells the person what the model thinks of this item. Never for random checks."""
-    if entry.reason_code == QueueEntry.Reason.AUDIT:
+    if entry.reason_code in BLIND:
         return False
     naming = (QueueEntry.Reason.CLOSE_CALL, QueueEntry.Reason.UNSURE, QueueEntry.Reason.SCARCE)
     return entry.reason_code in naming or suggestion(entry, project) is not None
@@ -96,7 +99,7 @@ def shows_hint(entry: QueueEntry, project: Project) -> bool:
 
 def suggestion(entry: QueueEntry, project: Project) -> tuple[int, float] | None:
     """The model's best guess (class id, probability) where the project shows it; never for random checks."""
-    if not project.settings.show_suggestions or entry.item.split == Split.AUDIT:
+    if not project.settings.show_suggestions or entry.item.split == Split.AUDIT or entry.reason_code in BLIND:
         return None
     classes = entry.reason_data.get("classes")
     return (classes[0][0], classes[0][1]) if classes else None

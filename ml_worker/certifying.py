@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from annotator import queries, task_types
 from annotator.actions import certifying
-from annotator.models import Annotation, Certificate, Item, Job, Look, ModelVersion, Project, QueueEntry, Split
-from ml_worker import gate, snapshot
+from annotator.models import Annotation, Certificate, Item, Job, Look, ModelVersion, Project, QueueEntry, Round, Split
+from ml_worker import certifying_rounds, gate, snapshot
 from ml_worker.calibrate import softmax
 from ml_worker.fast_loop import Learned
 from ml_worker.pool import Floats, Rows
@@ -52,8 +52,9 @@ class BlindAnswers:
 def take_stock(project: Project, taken: Snapshot, learned: Learned, model: ModelVersion) -> None:
     """Everything there is to do about the gate once a model is in place."""
     answers = blind_answers(project)
-    for certificate in certifying.standing_certificates(project):
+    for certificate in certifying.standing_certificates(project).filter(look__isnull=False):
         _hold(certificate, answers)
+    certifying_rounds.follow(project)
     answers = answers.only(taken.embedded.rows(answers.item_ids)[1])
     sizes, n_open = _stratum_sizes(project)
     names, _ = gate.spoken_for(_strata(sizes), answers.strata[answers.in_turn])
@@ -61,13 +62,23 @@ def take_stock(project: Project, taken: Snapshot, learned: Learned, model: Model
     counted = answers.fairly(sizes)
     # How many, by those in turn alone: when a look is due must not depend on what was said.
     n_answers = int(counted.in_turn.sum())
-    share_answered = 1.0 - sum(n_open[name] for name in names) / max(1, sum(sizes.values()))
+    # What a round speaks of is no look's any more.
+    claimed = certifying_rounds.claimed(project)
+    left = sum(n_open[name] for name in names) - certifying_rounds.still_open(project, claimed)
+    share_answered = 1.0 - max(0, left) / max(1, sum(sizes.values()))
     look, is_due = _next_look(project, n_answers, share_answered)
     if look is not None and is_due:
-        _look(project, taken, learned, model, look, counted, sizes)
+        _look(project, taken, learned, model, look, counted, sizes, claimed)
         look, _ = _next_look(project, n_answers, share_answered)
     _accept(project)
-    model.metrics["gate"] = _outlook(project, taken, learned, counted, look, share_answered)
+    outlook = _outlook(project, taken, learned, counted, look, share_answered)
+    rows = taken.embedded.rows(answers.item_ids)[0]
+    is_right = certifying_rounds.rights(taken, learned, rows, answers.class_ids)
+    kept = answers.in_turn | ~is_right
+    outlook["round"] = certifying_rounds.propose(
+        project, taken, learned, model, (rows[kept], answers.class_ids[kept]), _certified(project)
+    )
+    model.metrics["gate"] = outlook
     model.save(update_fields=["metrics"])
 
 
@@ -140,6 +151,7 @@ def _next_look(project: Project, n_answers: int, share_answered: float) -> tuple
 
 def _hold(certificate: Certificate, answers: BlindAnswers) -> None:
     """Against the answers of now, within the region and by the predictions of the certificate's own model."""
+    assert certificate.look is not None
     answers = answers.fairly({int(name): size for name, size in certificate.look.strata.items()})
     said = {int(item_id): class_id for item_id, class_id in certificate.checks.items()}
     guesses = np.array([said.get(item_id, -1) for item_id in answers.item_ids.tolist()], np.int64)
@@ -189,10 +201,12 @@ def _look(
     planned: gate.Look,
     answers: BlindAnswers,
     sizes: dict[int, int],
+    claimed: Rows,
 ) -> None:
     """Take the look: keep it, what it certifies, and the predictions that this is about."""
     chosen, leaks = project.settings, _leaks(project)
-    scene = _scene(project, taken, learned, answers, list(sizes))
+    n_rounds = Round.objects.filter(project=project).count()
+    scene = _scene(project, taken, learned, answers, list(sizes), claimed)
     given = scene.certify(chosen.target_precision, planned.delta, by_class=chosen.threshold_per_class)
     lower = max(0.5, 1.0 - 2.0 * (1.0 - chosen.target_precision))
     freed = scene.certify(lower, planned.delta, by_class=chosen.threshold_per_class)
@@ -210,18 +224,23 @@ def _look(
     )
     certificates = [_certificate(look, taken, learned, each) for each in given]
     before = Look.objects.filter(project=project).count()
-    if certifying.record_look(look=look, certificates=certificates, after=before) is None:
-        return  # another job took it at this moment, of the same answers
+    if certifying.record_look(look=look, certificates=certificates, after=before, rounds=n_rounds) is None:
+        return  # another job took it at this moment, of the same answers, or a round has just claimed its images
     for certificate, each in zip(certificates, given, strict=True):
         _keep(certificate, taken, scene, each)
 
 
-def _scene(project: Project, taken: Snapshot, learned: Learned, answers: BlindAnswers, strata: list[int]) -> _Scene:
+def _scene(
+    project: Project, taken: Snapshot, learned: Learned, answers: BlindAnswers, strata: list[int], claimed: Rows
+) -> _Scene:
+    """claimed: items that a round speaks of; like those that people answered, they may have been the right ones."""
     pool = Item.objects.filter(project=project, split=Split.POOL)
     seen = pool.filter(_seen(project)).values_list("pk", flat=True)
     rows_seen, has_row = taken.embedded.rows(np.fromiter(seen, np.int64))
     is_seen = np.zeros(len(taken.embedded.item_ids), bool)
     is_seen[rows_seen[has_row]] = True
+    rows_claimed, has_row = taken.embedded.rows(claimed)
+    is_seen[rows_claimed[has_row]] = True
     rows = np.sort(np.concatenate([taken.open_rows, taken.accepted_rows]))
     elsewhere = (
         pool.exclude(import_job__in=strata)
@@ -287,6 +306,8 @@ def _keep(certificate: Certificate, taken: Snapshot, scene: _Scene, given: gate.
 
 
 def _file(certificate: Certificate) -> Path:
+    if certificate.round_id is not None:
+        return certifying_rounds.file_of(certificate)
     return snapshot.embedding_folder(f"{certificate.project_id}/certificate-{certificate.pk}.npz")
 
 
@@ -296,6 +317,7 @@ def _accept(project: Project) -> None:
     for path in snapshot.embedding_folder(str(project.pk)).glob("certificate-*.npz"):
         if path not in standing:
             path.unlink(missing_ok=True)
+    certifying_rounds.forget(project)
     if not project.settings.auto_accept:
         return
     for path, certificate in standing.items():
@@ -303,6 +325,16 @@ def _accept(project: Project) -> None:
             with np.load(path) as kept:
                 unseen = certifying.Unseen(*(kept[name].tolist() for name in ("item_ids", "class_ids", "confidences")))
             certifying.accept(certificate=certificate, predictions=unseen)
+
+
+def _certified(project: Project) -> Rows:
+    """The items that standing certificates speak of, those of looks and those of rounds."""
+    ids = [np.zeros(0, np.int64), certifying_rounds.claimed(project)]
+    for certificate in certifying.standing_certificates(project).filter(look__isnull=False):
+        if (path := _file(certificate)).exists():
+            with np.load(path) as kept:
+                ids.append(kept["item_ids"])
+    return np.unique(np.concatenate(ids))
 
 
 def _outlook(
@@ -317,9 +349,9 @@ def _outlook(
     n = int(answers.in_turn.sum())
     if look is None:
         return {"answers": n, "missing": None, "next_at": None}
-    probs = softmax(learned.logits[taken.embedded.rows(answers.item_ids)[0]])
-    class_ids = np.asarray(taken.class_ids, np.int64)
-    right = class_ids[probs.argmax(axis=1)] == answers.class_ids
+    rows = taken.embedded.rows(answers.item_ids)[0]
+    probs = softmax(learned.logits[rows])
+    right = certifying_rounds.rights(taken, learned, rows, answers.class_ids)
     counts = answers.in_turn | ~right
     shown = gate.sample_target(project.settings.target_precision, share_answered)
     missing = gate.answers_missing(_top(probs)[counts], right[counts], shown, look.delta)

@@ -29,6 +29,8 @@ LADDER = tuple(share / 100 for share in range(10, 101, 5))
 # Looks: each when there are a quarter more audit answers than at the one before, with seven tenths of its error. The
 # answers grow faster than the error shrinks, so later looks certify more, however many there were.
 GROWTH, SPENT = 1.25, 0.7
+# All looks together may err by this part of the whole error, certification rounds (rounds.py) by the rest.
+LOOKS = 0.25
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def next_look(
 
     past: every look ever taken, oldest first. leaks: how often what the audit answers said chose between two models.
 
-    What a look spent stays spent. A change of target or confidence starts a family of looks anew, which shares what
+    All of them together may err by LOOKS of 1 - confidence. What a look spent stays spent. A change of target or confidence starts a family of looks anew, which shares what
     is left of the error as the first shared the whole; so all looks under all targets come to no more than the error
     that is allowed now. Its first look waits for a quarter more answers than the last one saw: wishing for another
     target is no reason to ask the same answers twice. Each leak is one bit of the answers that the model may depend
@@ -125,7 +127,7 @@ def next_look(
     that asks of it (`sample_target`) would be spent in vain.
     """
     family = list(takewhile(lambda each: (each.target, each.confidence) == (target, confidence), reversed(past)))
-    left = 1.0 - confidence - sum(each.spent for each in past[: len(past) - len(family)])
+    left = LOOKS * (1.0 - confidence) - sum(each.spent for each in past[: len(past) - len(family)])
     if left < 1e-6:
         return None, False
     taken, delta = family[0].number if family else 0, left / 2**leaks
@@ -156,7 +158,7 @@ def rest_bound(k: int, n: int, rest: int, delta: float) -> float:
     possible, ruled_out = errors, errors + rest + 1
     while ruled_out - possible > 1:
         middle = (possible + ruled_out) // 2
-        fits = _at_most(errors, whole, middle, n) > delta
+        fits = at_most(errors, whole, middle, n) > delta
         possible, ruled_out = (middle, ruled_out) if fits else (possible, middle)
     return 1.0 - (possible - errors) / rest
 
@@ -173,7 +175,7 @@ def open_bound(k: int, n: int, rest: int, answered: int, delta: float) -> float:
     return max(0.0, 1.0 - (1.0 - rest_bound(k, n, rest + answered, delta)) * (rest + answered) / rest)
 
 
-def _at_most(errors: int, whole: int, wrong: int, n: int) -> float:
+def at_most(errors: int, whole: int, wrong: int, n: int) -> float:
     """The probability of at most so many errors in a sample of n out of `whole` items, so many of them wrong."""
     seen = np.arange(max(0, n - (whole - wrong)), min(errors, wrong) + 1)
     ways = _log_choose(wrong, seen) + _log_choose(whole - wrong, n - seen) - _log_choose(whole, n)

@@ -10,7 +10,7 @@ import numpy as np
 from annotator import jobs, queries
 from annotator.actions import proposing, queueing
 from annotator.models import Job, LabelClass, ModelVersion, Project
-from ml_worker import certifying, doubting, fast_loop, previews, snapshot, studying, zero_shot
+from ml_worker import certifying, certifying_rounds, doubting, fast_loop, previews, snapshot, studying, zero_shot
 from ml_worker.encoders import Mismatch
 from ml_worker.evaluate import accuracy_report, wilson
 from ml_worker.fast_loop import Entry, Learned, LoopSettings, NotEnoughLabels
@@ -66,9 +66,10 @@ def put_up(
 
     Last, because nobody waits for it, what the random checks allow to accept unseen.
     """
-    _rank(project, taken, learned, model, seconds)
+    asked = certifying_rounds.without_round(project, taken)
+    _rank(project, asked, learned, model, seconds)
     if model is not None and learned is not None:
-        _propose(project, taken, learned, model, seconds)
+        _propose(project, asked, learned, model, seconds)
         certifying.take_stock(project, taken, learned, model)
 
 

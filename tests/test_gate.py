@@ -6,6 +6,7 @@ from scipy.stats import hypergeom
 
 from ml_worker.gate import (
     LADDER,
+    LOOKS,
     Taken,
     answers_missing,
     audits_needed,
@@ -317,19 +318,19 @@ def test_no_change_of_target_brings_the_error_back() -> None:
             look, _ = next_look(10**6, past, target, confidence)
             if look is not None:
                 past.append(Taken(look.number, 10**6, target, confidence, look.delta))
-        assert sum(each.spent for each in past) <= 1 - confidence
+        assert sum(each.spent for each in past) <= LOOKS * (1 - confidence)
     # An error smaller than what was spent already leaves no look.
     assert next_look(10**9, past, 0.9, 0.999) == (None, False)
 
 
 def test_another_target_waits_for_new_answers() -> None:
-    first, due = next_look(500, [], 0.99, 0.95)
+    first, due = next_look(600, [], 0.99, 0.95)
     assert first is not None and due
-    past = [Taken(first.number, 500, 0.99, 0.95, first.delta)]
-    look, due = next_look(500, past, 0.98, 0.95)
+    past = [Taken(first.number, 600, 0.99, 0.95, first.delta)]
+    look, due = next_look(600, past, 0.98, 0.95)
     assert look is not None
-    assert (look.at, due) == (625, False)
-    assert next_look(625, past, 0.98, 0.95)[1]
+    assert (look.at, due) == (750, False)
+    assert next_look(750, past, 0.98, 0.95)[1]
 
 
 def test_a_model_that_the_answers_chose_costs_half_of_the_error() -> None:

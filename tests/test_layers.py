@@ -14,6 +14,7 @@ MAY_KNOW_DJANGO = {
     "tasks",
     "backtesting",
     "certifying",
+    "certifying_rounds",
     "comparing",
     "doubting",
     "embedding",

@@ -2,7 +2,8 @@
 
 The worker looks at the random checks (ml_worker/certifying.py); here is what follows from it. At any time the
 certificates of one look count: a later one that certifies anything takes the place of all before it, because what an
-earlier one had accepted beyond the new region is a part of its own in which its errors may have gathered.
+earlier one had accepted beyond the new region is a part of its own in which its errors may have gathered. What a
+certification round (rounds.py) promised stands beside it: the images of the two are never the same.
 """
 
 import random
@@ -30,6 +31,8 @@ from annotator.models import (
     ProjectSettings,
     Proposal,
     QueueEntry,
+    Round,
+    RoundCheck,
     Split,
 )
 from annotator.wording import percent, promised
@@ -50,24 +53,28 @@ class Unseen:
 def standing_certificates(project: Project) -> QuerySet[Certificate]:
     """Those that hold, with their looks and models."""
     standing = Certificate.objects.filter(project=project, ended_at__isnull=True)
-    return standing.select_related("look__model_version", "label_class").order_by("pk")
+    return standing.select_related("look__model_version", "round__model_version", "label_class").order_by("pk")
 
 
 @transaction.atomic
-def record_look(*, look: Look, certificates: Iterable[Certificate], after: int) -> Look | None:
-    """Store a look and what it certified; None when another one was taken meanwhile. ``after``: looks it knew of.
+def record_look(*, look: Look, certificates: Iterable[Certificate], after: int, rounds: int = 0) -> Look | None:
+    """Store a look and what it certified; None when another one was taken, or a round started, meanwhile. ``after``,
+    ``rounds``: how many looks and rounds it knew of.
 
     Whatever it certifies replaces the certificates of earlier looks: their labels go back to people until `accept`
-    takes over what lies in the new regions. Takes the project's proposal lock.
+    takes over what lies in the new regions. What rounds certified stands: no look counts their images. Takes the
+    project's proposal lock.
     """
     lock_proposals(look.project)
     if Look.objects.filter(project=look.project).count() != after:
+        return None
+    if Round.objects.filter(project=look.project).count() != rounds:
         return None
     look.number = after + 1
     look.save()
     fresh = list(certificates)
     if fresh:
-        earlier = list(standing_certificates(look.project))
+        earlier = list(standing_certificates(look.project).filter(look__isnull=False))
         give_back(earlier, why="a later look at the random checks took its place", is_said=False)
     for certificate in fresh:
         certificate.look, certificate.project = look, look.project
@@ -85,7 +92,8 @@ def accept(*, certificate: Certificate, predictions: Unseen) -> int:
     """Accept these labels unseen, under the certificate; how many that were.
 
     Nothing while the owner has it switched off, or after the certificate ended. Left out: whatever anybody ever
-    answered or answers at this moment, random checks, and archived classes. Pending proposals for the accepted
+    answered or answers at this moment, random checks, archived classes, and between a round and a look what the other
+    one accepted. Pending proposals for the accepted
     images go, and so do their places in the queue. Takes the project's proposal lock, then items with SKIP LOCKED.
     """
     project = certificate.project
@@ -104,12 +112,22 @@ def accept(*, certificate: Certificate, predictions: Unseen) -> int:
                 SELECT id FROM annotator_item i
                 WHERE project_id = %s AND state = 'open' AND split = 'pool' AND id IN (SELECT item_id FROM wanted)
                     AND NOT EXISTS (SELECT FROM annotator_annotation a WHERE a.item_id = i.id)
+                    AND NOT EXISTS (
+                        SELECT FROM annotator_proposal p JOIN annotator_certificate o ON o.id = p.certificate_id
+                        WHERE p.item_id = i.id AND p.state = 'auto_accepted' AND (o.round_id IS NOT NULL) <> %s
+                    )
                 FOR NO KEY UPDATE SKIP LOCKED
             )
             SELECT w.* FROM wanted w JOIN unanswered u ON u.id = w.item_id
             JOIN annotator_labelclass c ON c.id = w.class_id AND NOT c.is_archived
             """,
-            [predictions.item_ids, predictions.class_ids, predictions.confidences, project.pk],
+            [
+                predictions.item_ids,
+                predictions.class_ids,
+                predictions.confidences,
+                project.pk,
+                certificate.round_id is not None,
+            ],
         )
         cursor.execute(
             """
@@ -127,7 +145,7 @@ def accept(*, certificate: Certificate, predictions: Unseen) -> int:
                 jsonb_build_array(jsonb_build_array(class_id, round(confidence::numeric, 4))), 'auto_accepted', now()
             FROM unseen
             """,
-            [project.pk, certificate.look.model_version_id, certificate.pk],
+            [project.pk, certificate.model_version.pk, certificate.pk],
         )
         accepted = cursor.rowcount
         cursor.execute(
@@ -331,8 +349,9 @@ def draw_checks(*, project: Project, actor: User, count: int) -> int:
     lock_proposals(project)
     answered = Annotation.objects.filter(item=OuterRef("pk"))
     held = QueueEntry.objects.filter(item=OuterRef("pk"), leased_until__gt=timezone.now())
+    in_round = RoundCheck.objects.filter(item=OuterRef("pk"), round__state=Round.State.RUNNING)
     free = Item.objects.filter(
-        ~Exists(answered), ~Exists(held), project=project, split=Split.POOL, state=Item.State.OPEN
+        ~Exists(answered), ~Exists(held), ~Exists(in_round), project=project, split=Split.POOL, state=Item.State.OPEN
     )
     there = list(free.order_by("pk").values_list("pk", flat=True))
     if len(there) < 2 * count:
@@ -360,4 +379,6 @@ def _put_among_checks(item_ids: list[int]) -> None:
         said = dict(accepted.filter(certificate=certificate).values_list("item_id", "label_class_id"))
         certificate.checks |= {str(item_id): class_id for item_id, class_id in said.items()}
         certificate.rest = max(0, certificate.rest - len(said))
-        certificate.save(update_fields=["checks", "rest"])
+        if certificate.round_id is not None:  # until they are answered they are no checks of its draw
+            certificate.answered += len(said)
+        certificate.save(update_fields=["checks", "rest", "answered"])

@@ -8,7 +8,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from annotator import queries, task_types
-from annotator.actions import queueing, training
+from annotator.actions import queueing, rounds, training
 from annotator.errors import Conflict, InvalidAnnotation, LeaseLost, NotFound
 from annotator.models import Annotation, Item, Project, Proposal, QueueEntry, Split
 
@@ -103,6 +103,8 @@ def record_annotation(
     # The person answered for themselves: what the model had put up is off the table.
     Proposal.objects.filter(item=item, state__in=Proposal.UNDECIDED).update(state=Proposal.State.WITHDRAWN)
     training.refit_when_due(project=project)
+    if annotation.reason_code == QueueEntry.Reason.AUTOMATIC:
+        rounds.judge_when_answered(project)
     return annotation
 
 

@@ -80,6 +80,9 @@ def store_proposals(*, project: Project, model_version: ModelVersion, prediction
                 SELECT id FROM annotator_item i WHERE state = 'open' AND id IN (SELECT item_id FROM predicted)
                     AND NOT EXISTS (
                         SELECT FROM annotator_proposal a WHERE a.item_id = i.id AND a.state = 'auto_accepted'
+                    ) AND NOT EXISTS (
+                        SELECT FROM annotator_roundcheck c JOIN annotator_round r ON r.id = c.round_id
+                        WHERE c.item_id = i.id AND r.state = 'running'
                     )
                 FOR NO KEY UPDATE SKIP LOCKED
             )

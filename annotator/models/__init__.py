@@ -1,6 +1,6 @@
 """The tables, in the order of the loop."""
 
-from annotator.models.certificates import Certificate, Look
+from annotator.models.certificates import Certificate, Look, Round, RoundCheck
 from annotator.models.items import Item, Split
 from annotator.models.labels import Annotation, AuditEvent, Proposal, QueueEntry
 from annotator.models.project_settings import ProjectSettings
@@ -26,6 +26,8 @@ __all__ = [
     "Proposal",
     "QueueEntry",
     "Role",
+    "Round",
+    "RoundCheck",
     "ScoringShard",
     "Split",
     "Suspect",

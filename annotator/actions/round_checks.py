@@ -1,0 +1,121 @@
+"""Where a certification round stands: its checks, in the order drawn, and what people said. Nothing here writes.
+
+A check is answered by a person's label, whoever gave it and for whatever reason it was asked: which images are checked
+was settled by the draw. An answer given with the model's word in view, and one that came with a file, count where the
+model is wrong and as an error where they agree with it. Skipped, disputed, or none of the classes: the model is wrong.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from annotator import queries, task_types
+from annotator.models import Annotation, Item, Project, Round, RoundCheck
+
+RIGHT, WRONG, UNANSWERED = 1, 0, -1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A running round. answered, errors: of all its checks. next_at: how many of the first must be answered before it
+    is judged next; missing: those of them that are not; at_most: checks in all; left: images it would let through
+    then."""
+
+    round: Round
+    answered: int
+    errors: int
+    next_at: int
+    missing: int
+    at_most: int
+    left: int
+
+
+def running(project: Project) -> Round | None:
+    """The round that is going on."""
+    open_rounds = Round.objects.filter(project=project, state=Round.State.RUNNING)
+    return open_rounds.select_related("label_class", "model_version").first()
+
+
+def said(project: Project, predicted: dict[int, int]) -> dict[int, int]:
+    """RIGHT, WRONG or UNANSWERED, for each of these items. predicted: item id -> class id. One query."""
+    current = Annotation.objects.filter(
+        project=project,
+        item__in=predicted,
+        superseded_by__isnull=True,
+        kind__in=[Annotation.Kind.LABEL, Annotation.Kind.NONE_OF_THESE, Annotation.Kind.SKIP],
+    )
+    by_item: dict[int, list[Annotation]] = defaultdict(list)
+    for annotation in current.order_by("id"):
+        by_item[annotation.item_id].append(annotation)
+    task_type = task_types.get(project.task_type)
+    return {
+        item_id: _judged(task_type, class_id, by_item[item_id]) if item_id in by_item else UNANSWERED
+        for item_id, class_id in predicted.items()
+    }
+
+
+def _judged(task_type: object, class_id: int, given: list[Annotation]) -> int:
+    value = queries.settled_value(task_type, given)
+    if value is None or class_id not in task_type.class_ids(value):  # type: ignore[attr-defined]
+        return WRONG
+    blind = (
+        each.source == Annotation.Source.PERSON and not each.suggestion_shown and each.settles_id is None
+        for each in given
+    )
+    return RIGHT if all(blind) else WRONG
+
+
+def said_in_order(drawn: Round) -> list[int]:
+    """As `said`, of every check of a round in the order drawn. Two queries."""
+    checks = RoundCheck.objects.filter(round=drawn).order_by("position").values_list("item_id", "predicted_id")
+    predicted = dict(checks)
+    answers = said(drawn.project, predicted)
+    return [answers[item_id] for item_id in predicted]
+
+
+def progress(project: Project) -> Progress | None:
+    """How far the running round has come; None without one. Three queries."""
+    going = running(project)
+    if going is None:
+        return None
+    answers = said_in_order(going)
+    next_at = next_stage(going.stages, answers)
+    return Progress(
+        round=going,
+        answered=sum(each != UNANSWERED for each in answers),
+        errors=answers.count(WRONG),
+        next_at=next_at,
+        missing=answers[:next_at].count(UNANSWERED),
+        at_most=len(answers),
+        left=going.size - next_at,
+    )
+
+
+def next_stage(stages: Iterable[tuple[int, int, float]], answers: list[int]) -> int:
+    """The checks after which the round is judged next: the first stage that is not answered and whose errors are not
+    used up; the last one when there is none."""
+    at = 0
+    for at, errors, _ in stages:
+        if UNANSWERED in answers[:at] and answers[:at].count(WRONG) <= errors:
+            return at
+    return at
+
+
+def checks_due(project: Project, count: int) -> list[int]:
+    """The items of the running round to be asked next, in the order drawn, at most so many; empty without a round.
+
+    Of those the next stage waits for alone: what lies behind it may never have to be asked. Four queries.
+    """
+    going = running(project)
+    if going is None:
+        return []
+    answers = said_in_order(going)
+    first = RoundCheck.objects.filter(round=going, position__lt=next_stage(going.stages, answers))
+    waiting = first.filter(item__state=Item.State.OPEN).order_by("position")
+    return list(waiting.values_list("item_id", flat=True)[:count])
+
+
+def are_answered(project: Project) -> bool:
+    """Whether a round is going on and nobody has to be asked before it is judged."""
+    now = progress(project)
+    return now is not None and not now.missing
