@@ -92,6 +92,16 @@ def resume(path: Path, state: State, identity: Mapping[str, Any], examples: Exam
     return f"resumed at step {state.step}; {what} afresh"
 
 
+def memory(path: Path, name: str) -> tuple[Tensor, Tensor] | None:
+    """What a finished run's trainer remembers of each labelled item, (L, ...), and the versions of the answers it was
+    learnt with, int64 (L,), in the order of the examples; None where no checkpoint tells."""
+    if not path.exists():
+        return None
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    remembered = found["parts"]["trainer"].get(name)
+    return None if remembered is None else (remembered, found["answers"]["versions"])
+
+
 def _answers(examples: Examples) -> dict[str, Tensor]:
     answers = {"items": examples.labeled, "versions": examples.label_versions, "targets": examples.targets}
     return {name: torch.from_numpy(np.array(values, np.int64)) for name, values in answers.items()}

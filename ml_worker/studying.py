@@ -8,7 +8,7 @@ from typing import Any
 
 from annotator import jobs, queries
 from annotator.models import Job, Project
-from ml_worker import doubting, forecasting, snapshot
+from ml_worker import doubting, forecasting, snapshot, suspecting
 from ml_worker.snapshot import Snapshot
 
 # Answers that taught a model: so many at least, and so much more than at the last study.
@@ -21,6 +21,7 @@ PARTS: tuple[Part, ...] = (
     ("forecast", "drawing the learning curve", forecasting.study_forecast),
     ("errors_left", "counting the errors left", forecasting.study_errors),
     ("gain", "comparing chosen answers with random ones", forecasting.study_gain),
+    ("suspects", "looking for labels that may be wrong", suspecting.study),
 )
 
 

@@ -19,7 +19,18 @@ from django.conf import settings
 from annotator import algorithms, jobs, queries
 from annotator.errors import InvalidSettings, JobCancelled, WinnowError
 from annotator.models import Annotation, Job, Project
-from ml_worker import choosing, distributed_training, fast_loop, loop, neighbours, nets, refitting, snapshot
+from ml_worker import (
+    checkpoints,
+    choosing,
+    distributed_training,
+    fast_loop,
+    loop,
+    neighbours,
+    nets,
+    refitting,
+    snapshot,
+    trainers,
+)
 from ml_worker.batches import Examples, estimated_prior
 from ml_worker.calibrate import softmax, temperature
 from ml_worker.choosing import Choice, choose, is_better
@@ -29,6 +40,7 @@ from ml_worker.fast_loop import Learned, NotEnoughLabels
 from ml_worker.images import DecodedPool
 from ml_worker.pool import Floats, Pool
 from ml_worker.previews import augmentation
+from ml_worker.quality import early
 from ml_worker.sharding import network_scores
 from ml_worker.snapshot import Embedded, Snapshot
 
@@ -75,6 +87,7 @@ def run(run: jobs.Run) -> None:
             run.log(trained.resumed)
         run.log(f"stopped after {trained.step:,} steps: {trained.stopped}")
         run.remember(steps=trained.step, stopped=trained.stopped)
+        _keep_beliefs(run, taken, examples, recipe, folder)
         pool, logits = _score(run, taken, decoded, trained.net, device, folder)
         fresh = snapshot.against(project, taken.embedded)  # people went on answering
         learned = _learned(logits, taken.class_ids, fresh)
@@ -213,6 +226,24 @@ def _entry(progress: loop.Progress) -> dict[str, float]:
 
 def _left(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _keep_beliefs(run: jobs.Run, taken: Snapshot, examples: Examples, recipe: loop.Recipe, folder: Path) -> None:
+    """What the network believed of each label while it learnt, for the study of labels that may be wrong; of trainers
+    that remember it. The checkpoint has it, whichever process learnt; the file of an earlier training goes."""
+    name = getattr(trainers.load(recipe.trainer), "believed", "")
+    found = checkpoints.memory(folder / "checkpoint.pt", name) if name else None
+    if found is None:
+        return
+    item_ids = taken.embedded.item_ids[taken.train.rows]
+    kept = f"{run.job.project_id}/early-{run.job.pk}.npz"
+    early.remembered(found[0].numpy(), item_ids, found[1].numpy(), examples.targets).save(
+        snapshot.embedding_folder(kept)
+    )
+    for stale in snapshot.embedding_folder(str(run.job.project_id)).glob("early-*.npz"):
+        if stale.name != Path(kept).name:
+            stale.unlink(missing_ok=True)
+    run.remember(early=kept)
 
 
 def _score(

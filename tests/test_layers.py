@@ -24,6 +24,7 @@ MAY_KNOW_DJANGO = {
     "sharding",
     "snapshot",
     "studying",
+    "suspecting",
     "take_home",
     "training",
     "__init__",

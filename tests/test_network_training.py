@@ -25,6 +25,7 @@ from ml_worker.choosing import Choice, choose, is_better
 from ml_worker.distributed_training import ProcessDied
 from ml_worker.images import DecodedPool
 from ml_worker.pool import Pool
+from ml_worker.quality.early import Early
 from ml_worker.tasks import run_job
 from tests.cast import make_item
 from tests.pictures import tiny_network
@@ -194,6 +195,25 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ml_worker.nets.build", tiny_network)
     monkeypatch.setattr("ml_worker.nets.save_network", lambda *all: None)
     monkeypatch.setattr(worker_training, "is_better", lambda new, old: (True, "it is the test's wish"))
+
+
+# --- what a network believed of the labels ---------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("short")
+def test_a_training_that_remembers_leaves_what_it_believed_of_each_label(shades: Project, alice: User) -> None:
+    train(shades, alice, trainer="elr")
+    second = train(shades, alice, trainer="elr")
+    (kept,) = snapshot.embedding_folder(str(shades.pk)).glob("early-*.npz")
+    assert second.result["early"] == f"{shades.pk}/{kept.name}"  # the first one's is gone
+    told = Early.load(kept)
+    labels = Annotation.objects.filter(project=shades, item__split=Split.POOL)
+    known = dict(zip(told.item_ids.tolist(), told.versions.tolist(), strict=True))
+    assert known == dict(labels.values_list("item_id", "pk"))
+    assert ((told.doubt > 0) & (told.doubt < 1)).all()
+    assert kept.stat().st_size < 5000
+    assert "early" not in train(shades, alice, trainer="supervised").result
 
 
 # --- in the middle of it ------------------------------------------------------------------------------------

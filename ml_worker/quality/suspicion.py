@@ -49,21 +49,22 @@ def doubts(
     *,
     strangers: Rows,
     early: Floats | None = None,
+    sharings: int = SHARINGS,
     seed: int = 0,
 ) -> Doubts:
     """Doubts about labels: rows int64 (L,) and their columns targets int64 (L,) in 0..n_classes - 1.
 
     Confident learning over the classes with LEAST labels or more, by whichever head names held-out labels best;
     neighbours for smaller ones. strangers: int64 (S,), rows people called none of the classes; LEAST of them make a
-    class of their own. early: float32 (L,) in 0..1, how little a network believed each label early on, NaN where
-    none says; its word counts as much as the head's for the order, and not at all for who is suspected: it has seen
-    the labels.
+    class of their own. sharings: how often folds are dealt out. early: float32 (L,) in 0..1, how little a network
+    believed each label early on, NaN where none says; its word counts as much as the head's for the order, and not at
+    all for who is suspected: it has seen the labels.
     """
     counts = np.bincount(targets, minlength=n_classes)
     is_large = counts[targets] >= LEAST
     found = _nobody(len(rows))
     if len(np.unique(targets[is_large])) > 1:
-        found = _by_confidence(pool, rows, targets, is_large, n_classes, heads, strangers, seed)
+        found = _by_confidence(pool, rows, targets, is_large, n_classes, heads, strangers, sharings, seed)
     _ask_neighbours(found, pool, rows, targets, np.flatnonzero(~is_large & (counts[targets] > 1)))
     if early is not None:
         told = ~np.isnan(early)
@@ -112,6 +113,7 @@ def _by_confidence(
     n_classes: int,
     heads: Sequence[Head],
     strangers: Rows,
+    sharings: int,
     seed: int,
 ) -> Doubts:
     own = targets[is_large]
@@ -120,7 +122,7 @@ def _by_confidence(
     everyone = np.concatenate([rows[is_large], shown])
     named = np.concatenate([own, np.full(len(shown), n_classes, np.int64)])
     columns = n_classes + bool(len(shown))
-    head, probs = _best(pool, everyone, named, columns, heads, seed)
+    head, probs = _best(pool, everyone, named, columns, heads, sharings, seed)
     guesses = label_errors.confident_guesses(probs, named)[:n]
     probs = probs[:n]
     flagged = label_errors.prune_by_noise_rate(probs, own, label_errors.joint(own, guesses, columns))
@@ -138,10 +140,10 @@ def _by_confidence(
 
 
 def _best(
-    pool: Pool, rows: Rows, targets: Rows, n_classes: int, heads: Sequence[Head], seed: int
+    pool: Pool, rows: Rows, targets: Rows, n_classes: int, heads: Sequence[Head], sharings: int, seed: int
 ) -> tuple[str, Floats]:
     """The head whose held-out guesses agree most often with the labels, and its probabilities, averaged over
-    SHARINGS."""
+    the sharings."""
     agreement, best, believed = -1.0, "", np.zeros((len(rows), n_classes), np.float32)
     for name, parameters in heads:
         shared = [

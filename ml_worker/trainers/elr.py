@@ -21,6 +21,7 @@ class Trainer(nn.Module):
     """
 
     per_labeled = ("beliefs",)
+    believed = "beliefs"  # what a finished training keeps of it, to be held against the labels
     beliefs: Tensor  # float32 (L, C): running mean prediction of each labelled item; 0 before the first
     places: Tensor  # int64 (N,): which row of `beliefs` belongs to an item of the pool
 
