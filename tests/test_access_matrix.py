@@ -93,6 +93,7 @@ API: dict[str, dict[str, str]] = {
     "api-compare": {"POST": REVIEW},
     "api-models": {"GET": VIEW},
     "api-progress": {"GET": VIEW},
+    "api-forecast": {"GET": VIEW},
     "api-back-tests": {"GET": VIEW, "POST": REVIEW},
     "api-back-test": {"GET": VIEW},
     "api-proposals": {"GET": REVIEW},

@@ -8,6 +8,7 @@ from annotator.api import (
     certifying,
     elsewhere,
     exporting,
+    forecasting,
     importing,
     items,
     labeling,
@@ -57,6 +58,7 @@ urlpatterns = [
     path(f"{project}compare/", training.Compare.as_view(), name="api-compare"),
     path(f"{project}models/", training.Models.as_view(), name="api-models"),
     path(f"{project}progress/", training.Progress.as_view(), name="api-progress"),
+    path(f"{project}forecast/", forecasting.Forecast.as_view(), name="api-forecast"),
     path(f"{project}back-tests/", backtesting.BackTests.as_view(), name="api-back-tests"),
     path(f"{project}back-tests/<int:job_id>/", backtesting.BackTestPoints.as_view(), name="api-back-test"),
     # Review

@@ -17,7 +17,7 @@ from annotator.actions import certifying
 from annotator.charts import Estimate, Part
 from annotator.errors import Conflict, InvalidSettings
 from annotator.models import Annotation, Item, Job, Membership, ModelVersion, Project, Role, Split
-from annotator.views import PageRequest, calibration, page
+from annotator.views import PageRequest, calibration, forecasting, page
 from annotator.views.certifying import panel
 
 TEMPLATE = "dashboard.html"
@@ -143,6 +143,7 @@ def _figures(membership: Membership) -> dict[str, Any]:
         "people": people(project),
         "per_refit": project.settings.answers_per_refit,
         **unseen,
+        **forecasting.panel(membership, unseen["gate"]),
         **calibration.panel(project, model, counts),
     }
 

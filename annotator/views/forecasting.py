@@ -1,0 +1,120 @@
+"""What the dashboard says of the next answers: templates/forecasting.html."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from annotator.access import OWN, allows
+from annotator.actions import forecasting
+from annotator.actions.certifying import Gate
+from annotator.actions.forecasting import Outlook, lasting, points
+from annotator.forecast_charts import forecast_chart
+from annotator.models import Membership, QueueEntry
+from annotator.wording import percent
+
+ORIGINS = {
+    "answered": "Answered by people",
+    "reviewed": "Accepted in review",
+    "imported": "Came with the import",
+    "unseen": "Accepted unseen",
+    "proposed": "Proposed, not looked at",
+    "not_proposed": "Open, not proposed",
+}
+BASIS = {
+    "answered": "asked again",
+    "reviewed": "random checks like those proposed",
+    "unseen": "random checks of the certificate",
+    "proposed": "random checks like those proposed",
+    "not_proposed": "the other random checks",
+}
+CHOSEN_BY = {
+    QueueEntry.Reason.TYPICAL: "as typical of many",
+    QueueEntry.Reason.CLOSE_CALL: "by close calls",
+    QueueEntry.Reason.UNSURE: "by doubt",
+    QueueEntry.Reason.DISPUTED: "by dispute",
+    QueueEntry.Reason.UNLIKE: "as unlike what was known",
+    QueueEntry.Reason.SCARCE: "from a scarce class",
+}
+
+
+@dataclass(frozen=True)
+class ErrorRow:
+    """Labels of one origin, how many are wrong, and what says so."""
+
+    title: str
+    count: int
+    wrong: str
+    basis: str
+    is_open: bool
+
+
+def panel(membership: Membership, gate: Gate) -> dict[str, Any]:
+    """The context of templates/forecasting.html. Five queries."""
+    found = forecasting.outlook(membership.project, membership.user, gate)
+    told = found.forecast
+    return {
+        "outlook": found,
+        "ahead": [
+            each | {"gain_shown": points(each["gain"]), "between": _between(each)} for each in told.get("ahead", [])
+        ],
+        "curve_wide": forecast_chart(told),
+        "curve_slim": forecast_chart(told, width=350, height=230),
+        "error_rows": error_rows(found.errors),
+        "errors_sum": _wrong(found.errors.get("sum")),
+        "errors_sum_open": _wrong(found.errors.get("sum_with_open")),
+        "work_rows": [(each, _time(each)) for each in found.work],
+        "gain_said": gain_sentence(found),
+        "may_raise_share": allows(membership.role, OWN),
+    }
+
+
+def _between(ahead: dict[str, Any]) -> str:
+    return f"{points(ahead['gain_low'])} to {points(ahead['gain_high'])}"
+
+
+def _time(work: forecasting.Work) -> str:
+    if work.minutes is None:
+        return "–"
+    return f"{'at most ' if work.is_ceiling else ''}{lasting(work.minutes)}"
+
+
+def error_rows(errors: dict[str, Any]) -> list[ErrorRow]:
+    """The table of errors left: labels there are, then open images."""
+    return [
+        ErrorRow(
+            title=ORIGINS[row["name"]],
+            count=row["count"],
+            wrong=_wrong(row) or "not measured",
+            basis=f"{row['wrong']:,} of {row['checked']:,} wrong: {BASIS[row['name']]}" if row["checked"] else "",
+            is_open=is_open,
+        )
+        for key, is_open in (("there", False), ("open", True))
+        for row in errors.get(key, [])
+    ]
+
+
+def _wrong(row: dict[str, Any] | None) -> str:
+    """``12 to 122, likely 48``; ``at most 36``; empty where nothing is measured."""
+    if not row or row["high"] is None:
+        return ""
+    if row["expected"] is None:
+        return f"{row['low']:,} to {row['high']:,}" if row["low"] else f"at most {row['high']:,}"
+    return f"{row['low']:,} to {row['high']:,}, likely {row['expected']:,.0f}"
+
+
+def gain_sentence(found: Outlook) -> str:
+    """What choosing the questions gained, or how many answers that lacks."""
+    gain = found.gain
+    if not gain:
+        return ""
+    if gain["lack"]:
+        return f"Not known yet what choosing the questions gains: {gain['lack']}."
+    by = CHOSEN_BY.get(gain["by"], "by the model")
+    sign = "+" if gain["difference"] >= 0 else ""
+    said = (
+        f"{gain['n']:,} answers chosen {by} teach {percent(gain['chosen'])}, {gain['n']:,} at random"
+        f" {percent(gain['baseline'])}: {sign}{points(gain['difference'])} points"
+        f" ({points(gain['low'])} to {points(gain['high'])})."
+    )
+    if gain["worth"]:
+        said += f" They teach as much as {gain['worth']:,} random ones would."
+    return said
