@@ -87,12 +87,15 @@ class Doubt:
 
 
 def panel(project: Project, model: ModelVersion | None, counts: dict[str, dict[str, int]]) -> dict[str, Any]:
-    """The context of templates/calibration.html. counts: `queries.pool_counts`. Three queries."""
-    names = {each.pk: each.name for each in project.classes.all()}
+    """The context of templates/calibration.html. counts: `queries.pool_counts`. At most three queries."""
+    study = queries.newest_study(project) if model else None
+    found = (study.result.get("doubt") if study else None) or {}
+    is_known = bool(model and model.metrics.get("calibration")) or bool(found)
+    names = {each.pk: each.name for each in project.classes.all()} if is_known else {}
     return {
         "confidence": confidence(model, names) if model else None,
         "short_list": short_list(model, names) if model else None,
-        "doubt": doubt(project, names) if model else None,
+        "doubt": doubt(project, found, names) if model else None,
         "calibrated_from": CALIBRATED_FROM,
         "checks_answered": counts[Split.AUDIT][Item.State.LABELLED],
     }
@@ -160,10 +163,9 @@ def cases(promise: float) -> str:
     return f"{percent(promise, 1)} of cases"
 
 
-def doubt(project: Project, names: dict[int, str]) -> Doubt | None:
-    """What the newest study found out about the doubt; None without one. Two queries."""
-    study = queries.newest_study(project)
-    found = (study.result.get("doubt") if study else None) or {}
+def doubt(project: Project, found: dict[str, Any], names: dict[int, str]) -> Doubt | None:
+    """What a study found out about the doubt (`study` of ml_worker/doubting.py); None where it found nothing. One
+    query."""
     if "left_out" in found or not found:
         return None
     wanted = [item_id for item_id, *_ in found["newest"] + found["hardest"]]
