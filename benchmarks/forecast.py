@@ -11,7 +11,7 @@ images set aside after 50, 100 and 500 answers more.
   1  How often the accuracy that came lay in the 90 % band, with its 95 % interval, and how often the gain did; the
   mean
      absolute error of the forecast, of "it stays as it is", and of a line through the last two points of the curve.
-  2  The advice, taken after every ten answers from 40 on: when a project first stops, what it gives up against 500
+  2  The advice, taken after every twenty answers from 40 on: when a project first stops, what it gives up against 500
      answers more, and how that compares with stopping at the same answers whatever the project.
 """
 
@@ -150,7 +150,7 @@ def _row(start: str, cells: np.ndarray, *, by_project: bool = False) -> None:
 
 
 def table_of_advice(projects: list[Project], n_checks: int) -> None:
-    print(f"\n2  Advice from {n_checks} random checks: stop where 100 more are unlikely to be worth a point")
+    print(f"\n2  Advice from {n_checks} random checks: stop where 100 more are hardly worth a point, 500 hardly three")
     stops, given_up, next_hundred, never = [], [], [], 0
     for seed, project in enumerate(projects):
         told_to = [n for n in sorted(project.points) if told(project, n, n_checks, seed).advice == "stop"]
@@ -199,7 +199,7 @@ def main() -> None:
     source: Callable[[int], Any] = digits
     if asked.images:
         source = photographs(asked.images, asked.cache, asked.minutes, asked.sample)
-    points_at = list(range(ADVISED_FROM, max(AT) + 1, STEP))
+    points_at = list(range(ADVISED_FROM, max(AT) + 1, 2 * STEP))
     for name in asked.acquisition.split(","):
         projects = []
         for seed in range(asked.seeds):

@@ -10,11 +10,14 @@ we differ: it is fitted in 400 worlds at once rather than in one, and what the w
     half a one that is always wrong), so that each point has the posterior Beta(k + 1/2, m - k + 1/2) of k right ones
     in m, and the points move together as far as they name the same images rightly;
 2.  every head is a little luckier or less lucky than the curve (`LUCK`), the one to come too;
-3.  the exponent is drawn by how well it fits and by what is usual (`_EXPONENT`), a and b follow by least squares under
+3.  the exponent is drawn by how well it fits and by what is usual (`_EXPONENT`, `_FLOOR`), a and b follow by least
+squares under
     a, b >= 0, and the gain that comes of them is stretched by a factor about 1 (`STRETCH`), for the curve may be
     another.
 
-The constants were chosen on digits, where benchmarks/forecast.py reports how often what came lay in the band.
+The constants were chosen on digits. Two came of photographs, where the first ones promised too little: how seldom most
+of the errors are a floor (`_FLOOR`, with exponents that reach as low as Hestness et al. report), and the second half
+of the rule when to stop. benchmarks/forecast.py reports how often what came lay in the band, and what stopping cost.
 """
 
 from __future__ import annotations
@@ -40,9 +43,11 @@ AHEAD = (50, 100, 500)
 LEVEL = 0.9
 
 _WORLDS = 400
-_EXPONENTS = np.exp(np.linspace(np.log(0.1), np.log(2.0), 25))
+_EXPONENTS = np.exp(np.linspace(np.log(0.05), np.log(2.0), 75))
+# The share of the errors that no answer takes away is exponential, with this mean: seldom most of them.
+_FLOOR = 0.15
 # Usual exponents: log-normal about the first, by the second.
-_EXPONENT, _EXPONENT_SPREAD = 0.5, 0.7
+_EXPONENT, _EXPONENT_SPREAD = 0.4, 0.9
 # Standard deviation of a head about its curve, where half of its answers are right; less where fewer or more are.
 LUCK = 0.02
 # Standard deviation of the logarithm of the factor.
@@ -52,9 +57,11 @@ _ANCHOR = 0.5
 # Beyond so many times the answers there are, nothing is said of when an accuracy is reached.
 REACH_AT_MOST = 20
 
-# Going on is worth it for a point in a hundred answers.
+# Going on is worth it for a point in a hundred answers, or for three in five hundred: on photographs a curve that
+# seems flat for a while goes on rising for long, and the chance of that must be small before anybody is told to stop.
 ADVISED, WORTH = 100, 0.01
-STOP_BELOW, GO_ON_ABOVE = 0.2, 0.5
+LATER, WORTH_LATER = 500, 0.03
+STOP_BELOW, STOP_BELOW_LATER, GO_ON_ABOVE = 0.2, 0.05, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +89,8 @@ class Ahead:
 @dataclass(frozen=True)
 class Forecast:
     """answers, checks: learnt from, and measured on. curve: (answers, accuracy, low, high) of the fitted curve, for
-    drawing. worth: the chance that the next `ADVISED` answers (or as many as there are) raise the curve by `WORTH`.
+    drawing. worth: the chance that the next `ADVISED` answers (or as many as there are) raise the curve by `WORTH`;
+    worth_later: that the next `LATER` raise it by `WORTH_LATER`.
     reached: answers more until the target, as (likeliest, fewest, most) at `LEVEL`; None each where it is not reached
     within `REACH_AT_MOST` times the answers there are. floor: the accuracy that the curve ends at."""
 
@@ -94,6 +102,7 @@ class Forecast:
     ahead: list[Ahead]
     curve: list[tuple[int, float, float, float]]
     worth: float
+    worth_later: float
     advised: int
     target: float
     reached: tuple[int | None, int | None, int | None]
@@ -101,9 +110,10 @@ class Forecast:
 
     @property
     def advice(self) -> str:
-        """The rule. "stop": that another hundred answers are worth a point is unlikely (`STOP_BELOW`); "go_on": it is
-        likely (`GO_ON_ABOVE`); else "open"."""
-        if self.worth < STOP_BELOW:
+        """The rule. "stop": that another hundred answers are worth a point is unlikely (`STOP_BELOW`), and that five
+        hundred are worth three is more so (`STOP_BELOW_LATER`); "go_on": the first is likely (`GO_ON_ABOVE`); else
+        "open"."""
+        if self.worth < STOP_BELOW and self.worth_later < STOP_BELOW_LATER:
             return "stop"
         return "go_on" if self.worth >= GO_ON_ABOVE else "open"
 
@@ -195,7 +205,8 @@ def forecast(
         high=float(now[2, 0]),
         ahead=[_ahead(worlds, n, more) for more in steps],
         curve=_drawn(worlds, points, n + (steps[-1] if steps else advised)),
-        worth=float((worlds.gain(n + advised, n) >= WORTH).mean()) if left else 0.0,
+        worth=_chance(worlds, n, advised, WORTH),
+        worth_later=_chance(worlds, n, min(LATER, left), WORTH_LATER),
         advised=advised,
         target=target,
         reached=_reached(worlds, n, min(left, REACH_AT_MOST * n), target),
@@ -261,12 +272,18 @@ def fit(sizes: Doubles, errors: Doubles, exactness: Doubles, rng: np.random.Gene
     a = np.maximum(a, 0.0)
     off = np.square(errors[:, :, None] - a[:, None] - b[:, None] * x)
     usual = np.square((np.log(_EXPONENTS) - np.log(_EXPONENT)) / _EXPONENT_SPREAD)
-    plausible = -(np.einsum("k,wkg->wg", exactness, off) + usual) / 2
+    high_floor = a / np.maximum(e_mean, 1e-9)[:, None] / _FLOOR
+    plausible = -(np.einsum("k,wkg->wg", exactness, off) + usual) / 2 - high_floor
     if rng is not None:
         plausible += rng.gumbel(size=plausible.shape)
     best = plausible.argmax(axis=1)
     every = np.arange(len(errors))
     return a[every, best], b[every, best], _EXPONENTS[best]
+
+
+def _chance(worlds: _Worlds, n: int, more: int, worth: float) -> float:
+    """That so many answers more raise the curve by so much."""
+    return float((worlds.gain(n + more, n) >= worth).mean()) if more else 0.0
 
 
 def _band(values: Doubles) -> Doubles:
