@@ -18,7 +18,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from annotator.access import LABEL, OWN, REVIEW, VIEW, allows
 from annotator.actions import projects, tokens
-from annotator.models import Item, Job, Membership, Project, Proposal, Role
+from annotator.models import Item, Job, Membership, ModelVersion, Project, Proposal, Role, Round
 from tests.cast import make_item
 
 ANYBODY = "anybody"  # nobody has to be logged in
@@ -38,6 +38,8 @@ PAGES: dict[str, dict[str, str]] = {
     "project-create": {"GET": ACCOUNT, "POST": ACCOUNT},
     "dashboard": {"GET": VIEW},
     "draw-checks": {"POST": OWN},
+    "start-round": {"POST": OWN},
+    "cancel-round": {"POST": OWN},
     "project-settings": {"GET": OWN, "POST": OWN},
     "project-classes": {"GET": OWN, "POST": OWN},
     "project-members": {"GET": OWN, "POST": OWN},
@@ -102,6 +104,8 @@ API: dict[str, dict[str, str]] = {
     "api-gate": {"GET": VIEW},
     "api-certificates": {"GET": VIEW},
     "api-checks": {"POST": OWN},
+    "api-rounds": {"GET": VIEW, "POST": OWN},
+    "api-round-cancel": {"POST": OWN},
     "api-export": {"GET": VIEW},
     "api-export-model": {"POST": REVIEW},
     "api-export-model-download": {"GET": VIEW},
@@ -111,6 +115,7 @@ MATRIX = PAGES | API
 WITH_THINGS = (
     "item-image", "item-thumbnail", "job", "job-cancel", "api-item", "api-item-image", "api-item-thumbnail", "api-job",
     "api-job-cancel", "api-class", "api-class-archive", "export-model-download", "api-export-model-download",
+    "cancel-round", "api-round-cancel",
     "back-test-download", "api-back-test",
 )  # fmt: skip
 # A POST without a body may be incomplete (422) or come at the wrong time (409): the door was open all the same.
@@ -182,7 +187,24 @@ def _things(project: Project, seed: int) -> dict[str, Any]:
     assert label_class is not None
     preview = {"key": item.storage_key, "sha256": item.sha256, "switches": {}}
     job = Job.objects.create(project=project, kind=Job.Kind.EXPORT, result={"preview": preview})
-    return {"project_id": project.pk, "item_id": item.pk, "class_id": label_class.pk, "job_id": job.pk}
+    return {
+        "project_id": project.pk,
+        "item_id": item.pk,
+        "class_id": label_class.pk,
+        "job_id": job.pk,
+        "round_id": _round(project).pk,
+    }
+
+
+def _round(project: Project) -> Round:
+    model = ModelVersion.objects.create(
+        project=project, number=1, encoder="x", algorithm="x", class_ids=[], label_watermark=0, label_count=0,
+        answer_count=0,
+    )  # fmt: skip
+    return Round.objects.create(
+        project=project, number=1, model_version=model, threshold=0.9, share=0.5, size=100, target=0.9,
+        confidence=0.95, spent=0.01, stages=[[40, 0, 0.01]],
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -289,7 +311,9 @@ def test_a_thing_of_another_project_is_404_here(name: str, world: World, ask: Ca
 
 
 def test_every_address_with_a_thing_is_asked_for_a_foreign_one() -> None:
-    with_things = {place.name for place in addresses() if place.arguments & {"item_id", "job_id", "class_id"}}
+    with_things = {
+        place.name for place in addresses() if place.arguments & {"item_id", "job_id", "class_id", "round_id"}
+    }
     assert with_things == set(WITH_THINGS)
 
 

@@ -17,7 +17,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
 from annotator import jobs, queries
-from annotator.actions import queueing
+from annotator.actions import queueing, round_checks, rounds
 from annotator.actions.proposing import lock_proposals
 from annotator.errors import Conflict, InvalidSettings
 from annotator.models import (
@@ -231,6 +231,47 @@ def hold_against(*, certificate: Certificate, n: int, k: int, bound: float) -> b
     return False
 
 
+@transaction.atomic
+def hold_against_labels(*, certificate: Certificate, n: int, k: int, at_most: float) -> bool:
+    """End a certificate when blind checks of the very labels accepted under it break its promise; whether it holds.
+
+    n, k: checks, and how many found the label right. at_most: with the certificate's confidence no more than this
+    share is right, 0..1. Takes the project's proposal lock.
+    """
+    if at_most >= certificate.target:
+        return True
+    lock_proposals(certificate.project)
+    if not Certificate.objects.filter(pk=certificate.pk, ended_at__isnull=True).exists():
+        return False
+    wrong = n - k
+    why = (
+        f"{wrong} of {n:,} of its labels that people checked blind {'is' if wrong == 1 else 'are'} wrong; that shows"
+        f" at most {percent(at_most, 1)} to be right, not {promised(certificate.target)}"
+    )
+    give_back([certificate], why=why)
+    return False
+
+
+@transaction.atomic
+def accept_again(*, item: Item, proposal_id: Any) -> bool:
+    """Let a label count unseen again, once the answer that took it off is taken back; whether it does.
+
+    Not when its certificate ended, nothing is accepted under it any more, or something else is proposed for the item
+    by now. The caller holds the item's row lock; takes the project's proposal lock.
+    """
+    lock_proposals(item.project)
+    if item.state != Item.State.OPEN or Proposal.objects.filter(item=item, state__in=Proposal.UNDECIDED).exists():
+        return False
+    taken_off = Proposal.objects.filter(
+        pk=proposal_id,
+        item=item,
+        state=Proposal.State.WITHDRAWN,
+        certificate__accepted_at__isnull=False,
+        label_class__is_archived=False,
+    )
+    return bool(taken_off.update(state=Proposal.State.AUTO_ACCEPTED))
+
+
 def hold_to_settings(*, project: Project, actor: User, before: dict[str, Any], now: ProjectSettings) -> None:
     """End the certificates that new settings ask more than, and give labels back where nothing is to be unseen.
 
@@ -275,7 +316,9 @@ def given_back(project: Project) -> GivenBack | None:
 
 @dataclass(frozen=True)
 class Gate:
-    """Where accepting unseen stands. accepted, review, asking: open images of the pool in the three bands.
+    """Where accepting unseen stands. accepted, review, asking: open images of the pool in the three bands; checking:
+    those of the running round, in none of them. round: how far that is; offer: what the next may be about, or
+    why_none.
 
     missing: random checks still wanted before the next look can certify anything, None while no model says; next_at:
     how many answered ones the next look waits for, None when no error is left. waiting: checks not answered yet.
@@ -292,6 +335,10 @@ class Gate:
     next_at: int | None
     waiting: int
     given_back: GivenBack | None
+    checking: int = 0
+    round: round_checks.Progress | None = None
+    offer: rounds.Offer | None = None
+    why_none: str = ""
 
     @property
     def is_short(self) -> bool:
@@ -307,28 +354,36 @@ class Gate:
     def to_draw(self) -> int:
         """Checks to draw, so that there are enough; at most half of what is open."""
         lacking = (self.missing or 0) - self.waiting
-        return max(0, min(lacking, (self.accepted + self.review + self.asking) // 2, DRAW_AT_MOST))
+        there = self.accepted + self.review + self.asking + self.checking
+        return max(0, min(lacking, there // 2, DRAW_AT_MOST))
 
 
 def gate(project: Project) -> Gate:
-    """Eight small queries."""
+    """Some fifteen small queries."""
     counts = queries.pool_counts(project)
     model = queries.current_model(project)
     said = (model.metrics.get("gate") if model else None) or {}
     still_open, accepted = counts[Split.POOL][Item.State.OPEN], accepted_unseen(project).count()
     review = Proposal.objects.filter(project=project, state=Proposal.State.PENDING).count()
+    going = round_checks.progress(project)
+    checking = min(going.round.size - going.answered, still_open - accepted) if going else 0
+    offer, why_none = rounds.offer(project)
     return Gate(
         settings=project.settings,
         certificates=list(standing_certificates(project)),
         look=Look.objects.filter(project=project).first(),
         accepted=accepted,
         review=review,
-        asking=max(0, still_open - accepted - review),
+        asking=max(0, still_open - accepted - review - checking),
         answers=said.get("answers", 0),
         missing=said.get("missing"),
         next_at=said.get("next_at"),
         waiting=counts[Split.AUDIT][Item.State.OPEN],
         given_back=given_back(project),
+        checking=checking,
+        round=going,
+        offer=offer,
+        why_none=why_none,
     )
 
 

@@ -182,7 +182,7 @@ def _rows_of(project: Project, items: list[Item], class_names: dict[int, str]) -
         answers[annotation.item_id].append(annotation)
     automatic: dict[int, Proposal] = {}
     accepted = Proposal.objects.filter(item__in=items, state=Proposal.State.AUTO_ACCEPTED)
-    for proposal in accepted.select_related("model_version", "certificate").order_by("pk"):
+    for proposal in accepted.select_related("model_version", "certificate__round").order_by("pk"):
         automatic[proposal.item_id] = proposal
     for item in items:
         columns = _columns(project, answers[item.pk], automatic.get(item.pk), class_names)
@@ -271,7 +271,8 @@ def _promise(certificate: Certificate | None) -> str:
         return ""
     right, certainty = promised(certificate.target), promised(certificate.confidence)
     wrong = f"{certificate.errors} of {certificate.n} random checks wrong"
-    return f"{certificate.pk}: at least {right} right with {certainty} certainty; {wrong}"
+    where = f" in round {certificate.round.number}" if certificate.round else ""
+    return f"{certificate.pk}: at least {right} right with {certainty} certainty; {wrong}{where}"
 
 
 def _model(proposal: Proposal) -> dict[str, Any]:

@@ -63,6 +63,11 @@ class Offer:
         return self.plans[-1][-1][0]
 
     @property
+    def cost(self) -> list[int]:
+        """The checks it takes without an error, with one, with two, and so on."""
+        return [at for at, _, _ in self.plans[-1]]
+
+    @property
     def let_through(self) -> int:
         """Images, when no error turns up."""
         return self.size - self.plans[-1][0][0]
@@ -118,7 +123,8 @@ def round_file(drawn: Round) -> Path:
 
 @transaction.atomic
 def start_round(*, project: Project, actor: User, count: int | None = None) -> Round:
-    """Draw the checks of a new round, over the region proposed; count: checks at most. Raises InvalidSettings, Conflict.
+    """Draw the checks of a new round, over the region proposed; count: checks at most. Raises InvalidSettings or
+    Conflict.
 
     Its images leave the review page and are no longer asked for what they could teach; its checks wait in the queue.
     Takes the queue's lock, then the proposal lock.

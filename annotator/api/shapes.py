@@ -23,6 +23,7 @@ from annotator.models import (
     Proposal,
     QueueEntry,
     Role,
+    Round,
     Split,
 )
 
@@ -274,8 +275,16 @@ class CertificateShape(serializers.ModelSerializer[Certificate]):
     """With ``confidence`` at least ``target`` of ``rest`` images were right; ``accepted_at`` is null unless labels are
     accepted under it now, ``ended_at`` unless it holds no more."""
 
-    look = serializers.IntegerField(source="look.number", help_text="number of the look at the random checks")
-    model = serializers.IntegerField(source="look.model_version.number", help_text="number of the model version")
+    look = serializers.IntegerField(
+        source="look.number",
+        allow_null=True,
+        default=None,
+        help_text="number of the look at the random checks; or null",
+    )
+    round = serializers.IntegerField(
+        source="round.number", allow_null=True, default=None, help_text="number of the certification round; or null"
+    )
+    model = serializers.IntegerField(source="model_version.number", help_text="number of the model version")
     class_ = serializers.IntegerField(source="label_class_id", allow_null=True, help_text="null: any class")
 
     def get_fields(self) -> dict[str, Any]:
@@ -285,10 +294,65 @@ class CertificateShape(serializers.ModelSerializer[Certificate]):
     class Meta:
         model = Certificate
         fields = (
-            "id", "look", "model", "class_", "target", "confidence", "threshold", "n", "k", "bound", "rest",
+            "id", "look", "round", "model", "class_", "target", "confidence", "threshold", "n", "k", "bound", "rest",
             "answered", "delta", "created_at", "accepted_at", "ended_at", "ended_why",
         )  # fmt: skip
         read_only_fields = fields
+
+
+class RoundShape(serializers.ModelSerializer[Round]):
+    """Random checks inside the region that is to be accepted unseen: ``size`` images, of which people check at most
+    ``at_most``. ``spent``: the part of the error that is gone with it, however it ends."""
+
+    model = serializers.IntegerField(source="model_version.number", help_text="number of the model version")
+    class_ = serializers.IntegerField(source="label_class_id", allow_null=True, help_text="null: any class")
+    at_most = serializers.SerializerMethodField(help_text="checks drawn")
+
+    def get_at_most(self, drawn: Round) -> int:
+        return int(drawn.stages[-1][0])
+
+    def get_fields(self) -> dict[str, Any]:
+        shape = super().get_fields()
+        return {"class" if name == "class_" else name: shape[name] for name in shape}
+
+    class Meta:
+        model = Round
+        fields = (
+            "id", "number", "model", "class_", "size", "at_most", "target", "confidence", "spent", "state",
+            "created_at", "ended_at", "ended_why",
+        )  # fmt: skip
+        read_only_fields = fields
+
+
+class RoundProgress(serializers.Serializer[Any]):
+    round = RoundShape()
+    answered = serializers.IntegerField(help_text="checks answered")
+    wrong = serializers.IntegerField(source="errors", help_text="of those, wrong")
+    next_at = serializers.IntegerField(help_text="it is judged when so many of the first are answered")
+    missing = serializers.IntegerField(help_text="of those, not answered yet")
+    at_most = serializers.IntegerField(help_text="checks drawn")
+
+
+class OfferShape(serializers.Serializer[Any]):
+    """A region the newest model proposes for a round."""
+
+    model = serializers.IntegerField(help_text="number of the model version")
+    class_id = serializers.IntegerField(allow_null=True, help_text="null: any class")
+    size = serializers.IntegerField(help_text="images")
+    target = serializers.FloatField()
+    at_least = serializers.IntegerField(help_text="the fewest checks a round can do with")
+    at_most = serializers.IntegerField(help_text="the most that are of use")
+    cost = serializers.ListField(
+        child=serializers.IntegerField(), help_text="checks it takes without an error, with one, with two, ..."
+    )
+    let_through = serializers.IntegerField(help_text="images accepted when no error turns up")
+    chance = serializers.FloatField(help_text="of success, 0..1, by what is known so far")
+
+
+class NewRound(serializers.Serializer[Any]):
+    count = serializers.IntegerField(
+        min_value=1, max_value=certifying.DRAW_AT_MOST, required=False, help_text="checks at most; all that are of use"
+    )
 
 
 class GateShape(serializers.Serializer[Any]):
@@ -304,6 +368,10 @@ class GateShape(serializers.Serializer[Any]):
     waiting = serializers.IntegerField(help_text="random checks nobody has answered yet")
     is_short = serializers.BooleanField(help_text="whether those cannot be enough")
     certificates = CertificateShape(many=True, help_text="those that stand")
+    checking = serializers.IntegerField(help_text="images of the running round")
+    round = RoundProgress(allow_null=True, help_text="the running round")
+    offer = OfferShape(allow_null=True, help_text="what a round could be about")
+    why_none = serializers.CharField(help_text="why there is no offer")
 
 
 class NewChecks(serializers.Serializer[Any]):

@@ -69,6 +69,8 @@ urlpatterns = [
     path(f"{project}gate/", certifying.Gate.as_view(), name="api-gate"),
     path(f"{project}certificates/", certifying.Certificates.as_view(), name="api-certificates"),
     path(f"{project}checks/", certifying.Checks.as_view(), name="api-checks"),
+    path(f"{project}rounds/", certifying.Rounds.as_view(), name="api-rounds"),
+    path(f"{project}rounds/<int:round_id>/cancel/", certifying.CancelRound.as_view(), name="api-round-cancel"),
     # Export
     path(f"{project}export/", exporting.Export.as_view(), name="api-export"),
     path(f"{project}export/model/", exporting.ModelPackage.as_view(), name="api-export-model"),

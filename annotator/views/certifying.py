@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from annotator.access import OWN, REVIEW, allows
-from annotator.actions import certifying
+from annotator.actions import certifying, rounds
 from annotator.actions.certifying import Gate
 from annotator.charts import Part
-from annotator.models import Certificate, Look, Membership, Project
-from annotator.wording import promised
+from annotator.models import Certificate, Look, Membership, Project, Round
+from annotator.wording import percent, promised
 
 LOOKS_SHOWN = 12
 
@@ -23,7 +23,7 @@ class LookRow:
 
 
 def panel(membership: Membership) -> dict[str, Any]:
-    """The context of templates/certifying.html. Ten queries."""
+    """The context of templates/certifying.html. Some twenty queries."""
     project = membership.project
     gate = certifying.gate(project)
     return {
@@ -37,7 +37,35 @@ def panel(membership: Membership) -> dict[str, Any]:
         "certainty": promised(gate.settings.certificate_confidence),
         "lower": promised(gate.look.preview["target"]) if gate.look and gate.look.preview else "",
         "draw_at_most": certifying.DRAW_AT_MOST,
+        "offered": offered(project, gate.offer) if gate.offer else None,
+        "last_round": Round.objects.filter(project=project).exclude(state=Round.State.RUNNING).first(),
     }
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A region for a round, in words. ``cost``: what it takes with one error, with two, and so on."""
+
+    where: str
+    first: int
+    cost: list[tuple[str, int]]
+    chance: str
+    lower: str
+    lower_at: int | None
+
+
+def offered(project: Project, offer: rounds.Offer) -> Offered:
+    """What a round would be about and cost. At most one query."""
+    named = project.classes.filter(pk=offer.class_id).first() if offer.class_id is not None else None
+    words = ("one error", "two", "three", "four", "five", "six")
+    return Offered(
+        where=f" as {named.name}" if named else "",
+        first=offer.cost[0],
+        cost=list(zip(words, offer.cost[1:], strict=False)),
+        chance=percent(offer.chance),
+        lower=promised(offer.lower["target"]) if offer.lower else "",
+        lower_at=offer.lower.get("at"),
+    )
 
 
 def bands(gate: Gate) -> list[Part]:
@@ -46,17 +74,22 @@ def bands(gate: Gate) -> list[Part]:
         Part("Accepted unseen", gate.accepted, "accepted"),
         Part("Proposed for review", gate.review, "review"),
         Part("Kept for asking", gate.asking, "open"),
-    ]
+    ] + [Part("In the running round", gate.checking, "none_of_these")] * (gate.checking > 0)
 
 
 def promise(certificate: Certificate) -> str:
     """What a certificate says, as a sentence."""
     named = f" as {certificate.label_class.name}" if certificate.label_class else ""
     errors = f"{certificate.errors:,} error{'' if certificate.errors == 1 else 's'}"
+    images = f"{certificate.rest:,} images the model is surest of{named}"
+    if certificate.round:
+        images = (
+            f"{certificate.rest:,} images of round {certificate.round.number}, which the model was surest of{named},"
+        )
+    among = " among them" if certificate.round else ""
     return (
-        f"With {promised(certificate.confidence)} confidence at least {promised(certificate.target)} of the"
-        f" {certificate.rest:,} images the model is surest of{named} are right: {errors} in {certificate.n:,}"
-        f" random checks."
+        f"With {promised(certificate.confidence)} confidence at least {promised(certificate.target)} of the {images}"
+        f" are right: {errors} in {certificate.n:,} random checks{among}."
     )
 
 

@@ -49,12 +49,17 @@ def draw_checks(request: PageRequest, project_id: int) -> HttpResponse:
     try:
         drawn = certifying.draw_checks(project=membership.project, actor=request.user, count=_count(raw))
     except (InvalidSettings, Conflict) as error:
-        context = jobs_context(membership) | _figures(membership) | {"draw_refused": error.message, "draw_count": raw}
+        context = context_of(membership) | {"draw_refused": error.message, "draw_count": raw}
         return render(request, TEMPLATE, context, status=error.status)
     messages.success(request, f"{drawn:,} more random checks wait to be answered.")
     response = redirect(reverse("dashboard", args=[project_id]) + "#unseen")
     response.status_code = 303
     return response
+
+
+def context_of(membership: Membership) -> dict[str, Any]:
+    """What the whole page needs."""
+    return jobs_context(membership) | _figures(membership)
 
 
 def _count(raw: str) -> int:

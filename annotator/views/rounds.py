@@ -1,0 +1,62 @@
+"""Starting and cancelling a certification round, from the dashboard."""
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_POST
+
+from annotator.access import OWN, get_membership
+from annotator.actions import rounds
+from annotator.errors import Conflict, InvalidSettings
+from annotator.models import Membership
+from annotator.views import PageRequest, dashboard, page
+
+
+@require_POST
+@page
+def start(request: PageRequest, project_id: int) -> HttpResponse:
+    """Start a round over the region proposed, with ``count`` checks at most."""
+    membership = get_membership(request.user, project_id, OWN)
+    raw = request.POST.get("count", "").strip()
+    try:
+        drawn = rounds.start_round(project=membership.project, actor=request.user, count=_count(raw))
+    except (InvalidSettings, Conflict) as error:
+        return _refused(request, membership, error, raw)
+    first = drawn.stages[0][0]
+    messages.success(request, f"Round {drawn.number} has begun; it is judged once {first:,} checks are answered.")
+    return _see_panel(project_id)
+
+
+@require_POST
+@page
+def cancel(request: PageRequest, project_id: int, round_id: int) -> HttpResponse:
+    """End a running round before its time."""
+    membership = get_membership(request.user, project_id, OWN)
+    try:
+        drawn = rounds.cancel_round(project=membership.project, actor=request.user, round_id=round_id)
+    except Conflict as error:
+        return _refused(request, membership, error)
+    messages.success(request, f"Round {drawn.number} is cancelled. What it spent of the certainty stays spent.")
+    return _see_panel(project_id)
+
+
+def _count(raw: str) -> int | None:
+    if not raw:
+        return None
+    if not raw.isascii() or not raw.isdigit() or len(raw) > 9:
+        raise InvalidSettings(f"{raw[:20]!r} is not a number of checks")
+    return int(raw)
+
+
+def _refused(
+    request: PageRequest, membership: Membership, error: InvalidSettings | Conflict, raw: str = ""
+) -> HttpResponse:
+    context = dashboard.context_of(membership) | {"round_refused": error.message, "round_count": raw}
+    return render(request, dashboard.TEMPLATE, context, status=error.status)
+
+
+def _see_panel(project_id: int) -> HttpResponse:
+    response = redirect(reverse("dashboard", args=[project_id]) + "#unseen")
+    response.status_code = 303
+    return response
