@@ -14,6 +14,7 @@ from annotator.views import (
     reviewing,
     rounds,
     status,
+    suspecting,
     tokens,
     training,
 )
@@ -58,6 +59,8 @@ urlpatterns = [
     # Review
     path(f"{project}review/", reviewing.show, name="review"),
     path(f"{project}review/undo/", reviewing.undo, name="review-undo"),
+    path(f"{project}suspects/", suspecting.show, name="suspects"),
+    path(f"{project}suspects/download/", suspecting.download, name="suspects-download"),
     # Export
     path(f"{project}export/", exporting.show, name="export"),
     path(f"{project}export/download/", exporting.download, name="export-download"),

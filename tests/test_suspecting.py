@@ -1,6 +1,7 @@
 """Labels that may be wrong: found by the study, settled by blind answers, shown to those who do not label them."""
 
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,14 @@ import numpy as np
 import pytest
 from django.contrib.auth.models import User
 from django.db import connection, transaction
+from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 
 from annotator.actions import projects, suspecting
 from annotator.actions.suspecting import Doubted
-from annotator.models import Annotation, Item, Job, LabelClass, Project, QueueEntry, Split, Suspect
+from annotator.errors import Conflict, NotFound
+from annotator.models import Annotation, AuditEvent, Item, Job, LabelClass, Project, QueueEntry, Split, Suspect
 from ml_worker import snapshot
 from ml_worker import suspecting as worker
 from ml_worker.quality.early import Early
@@ -417,3 +421,188 @@ def test_two_studies_at_once_open_each_label_once(clouds: Clouds) -> None:
     with ThreadPoolExecutor(2) as both:
         assert list(both.map(study, range(2))) == [20, 20]
     assert clouds.numbers() == list(range(20))
+
+
+# --- the pages ----------------------------------------------------------------------------------------------------
+
+Login = Callable[[User], Client]
+
+
+def address(clouds: Clouds, name: str = "suspects") -> str:
+    return reverse(name, args=[clouds.project.pk])
+
+
+def test_the_list_shows_what_was_given_and_what_speaks_against_it(clouds: Clouds, login: Login, carol: User) -> None:
+    clouds.study()
+    page = login(carol).get(address(clouds)).content.decode()
+    assert page.count('class="panel suspect"') == 2
+    assert 'Labelled <strong class="class-name">dog</strong>' in page
+    assert "by alice" in page
+    assert "Perhaps cat" in page
+    assert page.count(f'title="{clouds.cat.name}"') == 2 * worker.NEAR
+
+
+def test_the_list_is_filtered_by_state(clouds: Clouds, login: Login, carol: User) -> None:
+    clouds.study()
+    first, second = clouds.suspects()
+    clouds.settle(first, clouds.cat)
+    clouds.settle(second, None)
+    client = login(carol)
+    assert "None." in client.get(address(clouds)).content.decode()
+    page = client.get(address(clouds), {"state": "repaired"}).content.decode()
+    assert "Now: cat" in page
+    assert "Now: none of these" in page
+    assert "The label is right" not in page
+    assert client.get(address(clouds), {"state": "nonsense"}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("who", "status"), [("alice", 200), ("carol", 200), ("bob", 403), ("vera", 403), ("charlie", 404)]
+)
+@pytest.mark.parametrize("name", ["suspects", "suspects-download", "api-suspects"])
+def test_who_may_know_which_labels_are_doubted(
+    clouds: Clouds, login: Login, name: str, who: str, status: int, request: pytest.FixtureRequest
+) -> None:
+    clouds.study()
+    client = login(request.getfixturevalue(who))
+    answer = client.get(address(clouds, name))
+    assert answer.status_code == status
+    assert (b"mislabelled" in answer.content or b"panel suspect" in answer.content) == (status == 200)
+    if name == "suspects":
+        assert client.post(address(clouds, name), {"suspect": clouds.suspects()[0].pk}).status_code == {200: 303}.get(
+            status, status
+        )
+    assert client.put(address(clouds, name)).status_code == 405
+
+
+def test_a_reviewer_says_that_a_label_is_right(clouds: Clouds, login: Login, carol: User) -> None:
+    clouds.study()
+    first, second = clouds.suspects()
+    answer = login(carol).post(address(clouds), {"suspect": first.pk}, follow=True)
+    assert "the label stays" in answer.content.decode()
+    first.refresh_from_db()
+    assert first.state == "dropped"
+    assert first.settled_at is not None
+    event = AuditEvent.objects.get(project=clouds.project, verb=suspecting.KEPT)
+    assert (event.actor, event.detail["item"]) == (carol, first.item_id)
+    # The answer of a person who was told is neither a hit nor a miss, and ends it for good.
+    assert suspecting.standing(clouds.project).hits.settled == 0
+    clouds.study()
+    assert [each.pk for each in clouds.suspects()] == [second.pk]
+
+
+def test_a_keep_through_htmx_answers_with_the_list(clouds: Clouds, login: Login, carol: User) -> None:
+    clouds.study()
+    first, _ = clouds.suspects()
+    answer = login(carol).post(address(clouds), {"suspect": first.pk}, headers={"HX-Request": "true"})
+    page = answer.content.decode()
+    assert "<html" not in page
+    assert page.count('class="panel suspect"') == 1
+
+
+@pytest.mark.parametrize("raw", ["", "x", "٣", "9" * 30, "-1"])
+def test_a_keep_that_names_nothing_is_refused(clouds: Clouds, login: Login, carol: User, raw: str) -> None:
+    clouds.study()
+    answer = login(carol).post(address(clouds), {"suspect": raw})
+    assert answer.status_code == 422
+    assert "is not a suspected label" in answer.content.decode()
+    assert len(clouds.suspects()) == 2
+
+
+def test_a_keep_that_comes_too_late_is_a_conflict(clouds: Clouds, login: Login, carol: User) -> None:
+    clouds.study()
+    first, _ = clouds.suspects()
+    clouds.settle(first, clouds.cat)
+    answer = login(carol).post(address(clouds), {"suspect": first.pk})
+    assert answer.status_code == 409
+    assert "waits no more" in answer.content.decode()
+    first.refresh_from_db()
+    assert first.state == "repaired"
+    with pytest.raises(Conflict):
+        suspecting.keep_label(project=clouds.project, actor=carol, suspect_id=first.pk)
+
+
+def test_a_suspect_of_another_project_is_not_found(clouds: Clouds, carol: User) -> None:
+    clouds.study()
+    elsewhere = Project.objects.create(name="Elsewhere")
+    with pytest.raises(NotFound):
+        suspecting.keep_label(project=elsewhere, actor=carol, suspect_id=clouds.suspects()[0].pk)
+    assert len(clouds.suspects()) == 2
+
+
+def test_the_file_holds_every_suspect_and_runs_nothing(clouds: Clouds, login: Login, carol: User) -> None:
+    clouds.study()
+    Item.objects.filter(pk=clouds.items[4].pk).update(source_name="=cmd()")
+    clouds.settle(next(each for each in clouds.suspects() if each.item_id == clouds.items[4].pk), clouds.cat)
+    lines = login(carol).get(address(clouds, "suspects-download")).content.decode().splitlines()
+    assert lines[0] == ",".join(suspecting.COLUMNS)
+    (settled,) = [line for line in lines if "cmd" in line]
+    assert settled.startswith(f"'=cmd(),{clouds.items[4].pk},dog,mislabelled,cat,")
+    assert ",repaired,cat," in settled
+    assert len(lines) == 3
+
+
+def test_programs_read_the_suspects(clouds: Clouds, login: Login, carol: User) -> None:
+    clouds.study()
+    client = login(carol)
+    found = client.get(address(clouds, "api-suspects")).json()["results"]
+    assert {each["item_name"] for each in found} == {"4", "10"}
+    assert {(each["value"]["class"], each["instead"], each["doubt"]) for each in found} == {
+        (clouds.dog.pk, clouds.cat.pk, "mislabelled")
+    }
+    assert client.get(address(clouds, "api-suspects"), {"state": "repaired"}).json()["results"] == []
+    assert client.get(address(clouds, "api-suspects"), {"state": "nonsense"}).status_code == 422
+
+
+# --- the panel ----------------------------------------------------------------------------------------------------
+
+
+def panel(clouds: Clouds, client: Client) -> str:
+    page = client.get(reverse("dashboard", args=[clouds.project.pk])).content.decode()
+    return " ".join(page.partition('id="suspects-panel"')[2].partition("</section>")[0].split())
+
+
+def test_the_dashboard_says_where_suspecting_stands(clouds: Clouds, login: Login, carol: User) -> None:
+    client = login(carol)
+    assert "Not looked for yet" in panel(clouds, client)
+    clouds.study()
+    said = panel(clouds, client)
+    assert "<strong>2</strong> labels wait for a second look: 2 perhaps of another class." in said
+    assert "The model firmly disagrees with 3 % of the labels" in said
+    assert "See them" in said
+
+
+def test_who_labels_is_told_how_many_and_not_which(clouds: Clouds, login: Login, bob: User) -> None:
+    clouds.study()
+    said = panel(clouds, login(bob))
+    assert "<strong>2</strong> labels wait" in said
+    assert address(clouds) not in said
+
+
+def test_the_panel_counts_hits_and_what_they_say_of_all_labels(clouds: Clouds, login: Login, carol: User) -> None:
+    settle_some(clouds, 12, 8)
+    clouds.study()
+    said = panel(clouds, login(carol))
+    # Wilson of 8 in 20.
+    assert "<strong>8 of 20</strong> that were looked at again were wrong: 40 %" in said
+    assert "(95 % interval 22 %–61 %)" in said
+    # Eight, and 0.4 of two that are suspected, of 60.
+    assert f"{100 * 8.8 / 60:.1f} % of all labels" in said
+
+
+def test_the_panel_says_why_nothing_is_suspected_any_more(clouds: Clouds, login: Login, carol: User) -> None:
+    settle_some(clouds, 25)
+    clouds.study()
+    said = panel(clouds, login(carol))
+    assert "Of the last 25 that were looked at again <strong>0</strong> were wrong" in said
+    assert f"until there are {2 * POOL} labels" in said
+
+
+def test_the_panel_shows_what_repairs_were_worth(clouds: Clouds, login: Login, carol: User) -> None:
+    effect = {"repaired": 38, "n": 200, "before": 0.91, "after": 0.93, "difference": 0.02, "low": -0.001, "high": 0.04}
+    Job.objects.create(
+        project=clouds.project, kind="study", state="done", result={"suspects": {"labels": 60, "effect": effect}}
+    )
+    said = panel(clouds, login(carol))
+    assert "38 labels repaired: accuracy on the random checks <strong>91 % → 93 %</strong>" in said
+    assert "(+2.0 points, 95 % interval -0.1 to +4.0, 200 checks)" in said

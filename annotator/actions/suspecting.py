@@ -5,6 +5,8 @@ suspicion, and the answer settles them. No page tells an annotator which they ar
 is no check.
 """
 
+import csv
+import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +17,9 @@ from django.db import connection, transaction
 from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
+from annotator import task_types
 from annotator.errors import Conflict, NotFound
+from annotator.formats.csv_rows import guarded
 from annotator.models import Annotation, AuditEvent, Item, Project, QueueEntry, Suspect
 
 SUSPECT_LOCK = 1007
@@ -126,6 +130,31 @@ def hit_rate(repaired: int, n: int) -> HitRate:
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     return HitRate(n, repaired, max(0.0, centre - half), min(1.0, centre + half))
+
+
+COLUMNS = ("image", "item", "label", "doubt", "instead", "score", "state", "now", "suspected_at", "settled_at")
+
+
+def as_csv(project: Project) -> str:
+    """Every suspect, settled and dropped ones too, worst first. Three queries."""
+    task_type, names = task_types.get(project.task_type), dict(project.classes.values_list("pk", "name"))
+
+    def named(answer: Annotation | None) -> str:
+        if answer is None or answer.kind != Annotation.Kind.LABEL:
+            return answer.kind if answer else ""
+        return names.get(task_type.class_ids(answer.value or {})[0], "")
+
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(COLUMNS)
+    rows = Suspect.objects.filter(project=project).select_related("item", "annotation", "settled_by")
+    for each in rows:
+        instead = names.get(each.label_class_id or 0, "")
+        times = [at.isoformat() if at else "" for at in (each.created_at, each.settled_at)]
+        said = [each.doubt, guarded(instead), round(each.score, 4), each.state, guarded(named(each.settled_by))]
+        image = guarded(each.item.source_name)
+        writer.writerow([image, each.item_id, guarded(named(each.annotation)), *said, *times])
+    return out.getvalue()
 
 
 @transaction.atomic

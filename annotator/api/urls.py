@@ -14,6 +14,7 @@ from annotator.api import (
     labeling,
     projects,
     reviewing,
+    suspecting,
     tokens,
     training,
 )
@@ -65,6 +66,7 @@ urlpatterns = [
     path(f"{project}proposals/", reviewing.Proposals.as_view(), name="api-proposals"),
     path(f"{project}proposals/decide/", reviewing.ProposalsDecide.as_view(), name="api-proposals-decide"),
     path(f"{project}proposals/undo/", reviewing.ProposalsUndo.as_view(), name="api-proposals-undo"),
+    path(f"{project}suspects/", suspecting.Suspects.as_view(), name="api-suspects"),
     # Accept unseen
     path(f"{project}gate/", certifying.Gate.as_view(), name="api-gate"),
     path(f"{project}certificates/", certifying.Certificates.as_view(), name="api-certificates"),

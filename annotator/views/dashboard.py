@@ -19,6 +19,7 @@ from annotator.errors import Conflict, InvalidSettings
 from annotator.models import Annotation, Item, Job, Membership, ModelVersion, Project, Role, Split
 from annotator.views import PageRequest, calibration, forecasting, page
 from annotator.views.certifying import panel
+from annotator.views.suspecting import panel as suspects_panel
 
 TEMPLATE = "dashboard.html"
 # The parts htmx may ask for, by the id of the element they fill.
@@ -148,6 +149,7 @@ def _figures(membership: Membership) -> dict[str, Any]:
         "people": people(project),
         "per_refit": project.settings.answers_per_refit,
         **unseen,
+        **suspects_panel(membership),
         **forecasting.panel(membership, unseen["gate"]),
         **calibration.panel(project, model, counts),
     }
