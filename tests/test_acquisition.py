@@ -8,7 +8,17 @@ import pytest
 
 from annotator.algorithms import catalogue
 from ml_worker import acquisition, fast_loop
-from ml_worker.acquisition import Candidates, Picked, is_near, load, near_copy_radius, scarcest, spread_out
+from ml_worker.acquisition import (
+    Candidates,
+    Picked,
+    is_near,
+    load,
+    near_copy_radius,
+    probcover,
+    scarcest,
+    spread_out,
+)
+from ml_worker.clustering import unit_rows
 from ml_worker.fast_loop import Answers, Learned, LoopSettings, order
 from ml_worker.pool import Pool
 
@@ -260,6 +270,57 @@ def test_probcover_asks_for_what_has_most_uncovered_items_about_it() -> None:
     # An answer near the large group leaves the small one to ask about.
     rows, utility = load("probcover")(replace(pool, labeled_embeddings=at_angles([0])), 2, np.random.default_rng(0))
     assert rows[0] == 0 and utility.tolist() == [3, 0]
+
+
+def plain_cover(points: np.ndarray, labeled: np.ndarray, cosine: float, budget: int) -> tuple[list[int], list[int]]:
+    """Algorithm 1 over the whole table of pairs: rows and how many each newly covers, until everything is covered."""
+    near = points @ points.T > cosine
+    np.fill_diagonal(near, True)
+    bare = ~(points @ labeled.T > cosine).any(axis=1)
+    counts, chosen, covers = (near & bare).sum(axis=1), [], []
+    while len(chosen) < budget and bare.any():
+        chosen.append(int(counts.argmax()))
+        covers.append(int((near[chosen[-1]] & bare).sum()))
+        bare &= ~near[chosen[-1]]
+        counts = (near & bare).sum(axis=1)
+        counts[chosen] = -1
+    return chosen, covers
+
+
+@pytest.mark.parametrize("block", [64, 1024])
+@pytest.mark.parametrize("sieved", [False, True])
+def test_probcover_asks_what_a_plain_search_over_all_pairs_asks(
+    sieved: bool, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probcover, "_BLOCK", block)
+    monkeypatch.setattr(probcover, "_PAIRS", 7)
+    monkeypatch.setattr(probcover, "_STRAY", 0.5)
+    monkeypatch.setattr(probcover, "_SIEVED", 100 if sieved else 10_000)
+    rng = np.random.default_rng(0)
+    # 40 clouds of uneven size in 16 directions, of which four count most, as principal directions do.
+    spread = np.r_[np.full(4, 1.0), np.full(12, 0.15)]
+    centres = rng.normal(size=(40, 16)) * spread
+    drawn = centres[(40 * rng.random(720) ** 2).astype(int)] + 0.25 * rng.normal(size=(720, 16)) * spread
+    points = unit_rows(drawn.astype(np.float32))
+    pool = Candidates(points[20:], np.full((700, 10), 0.1, np.float32), points[:20])
+    cosine = probcover.purest(points[20:], 10, np.random.default_rng(0))
+    assert (probcover._sieve(points[20:], cosine) is not None) == sieved
+    rows, utility = load("probcover")(pool, 700, np.random.default_rng(0))
+    chosen, covers = plain_cover(points[20:], points[:20], cosine, 700)
+    assert 30 < len(chosen) < 700
+    assert rows[: len(chosen)].tolist() == chosen
+    assert utility[: len(chosen)].tolist() == covers
+    assert not utility[len(chosen) :].any()
+
+
+def test_a_sieve_never_says_less_than_the_product_of_two_items() -> None:
+    points = unit_rows(np.random.default_rng(0).normal(size=(300, 24)).astype(np.float32) ** 3)
+    for p in (1, 8, 23):
+        short = probcover._shortened(points, p)
+        assert short.shape == (300, p + 1)
+        assert (short @ short.T >= points @ points.T - 1e-6).all()
+        # What is left out of an item and itself is as long as it is.
+        np.testing.assert_allclose(np.diag(short @ short.T), 1, atol=2e-5)
 
 
 # --- rare_class
