@@ -87,34 +87,29 @@ def _mean(points: Sequence[Line], key: str, deviation: bool = False) -> str:
 
 def _comparison(summary: Line) -> Iterator[str]:
     curves = summary["curves"]
-    if not any(curve["area"] for curve in curves):
-        yield "no run has a model: nothing can be compared"
-        return
     seeds = f"{summary['seeds']} seed{'' if summary['seeds'] == 1 else 's'}"
-    yield f"accuracy averaged over the answers, and against the baseline (95 % intervals over {seeds})"
     width = max(len(name_of(curve, curves)) for curve in curves)
+    yield f"accuracy averaged over the answers, and against a baseline (95 % intervals over {seeds})"
     for curve in curves:
+        name = f"{name_of(curve, curves):{width}}"
         if not curve["area"]:
-            yield f"{name_of(curve, curves):{width}}  no model"
+            yield f"{name}  no model, or not at the same numbers of answers as the others"
             continue
-        yield f"{name_of(curve, curves):{width}}  {_interval(curve['area'])}  {_against(curve)}".rstrip()
-    saving = [curve for curve in curves if curve["labels"]]
-    if saving:
-        accuracy = saving[0]["labels"]["accuracy"]
-        yield ""
-        yield f"answers until the accuracy the baseline has in the end, {accuracy:.3f}"
-        for curve in saving:
+        span = f"{curve['area']['from']} to {curve['area']['to']} answers: "
+        yield f"{name}  {span}{_interval(curve['area'])}  {_against(curve, curves)}".rstrip()
+    yield ""
+    yield "answers until the accuracy the baseline has in the end"
+    for curve in curves:
+        if curve["labels"]:
             yield f"{name_of(curve, curves):{width}}  {_saved(curve['labels'], summary['seeds'])}"
 
 
-def _against(curve: Line) -> str:
+def _against(curve: Line, curves: Sequence[Line]) -> str:
     found = curve["area_difference"]
     if not found:
         return "baseline"
-    against = "the fast loop" if curve["trainer"] != "none" else "the baseline"
-    return f"{_interval(found, '+.3f')} {found['verdict'] or 'one seed says nothing'} than {against}".replace(
-        "nothing than " + against, "nothing"
-    )
+    said = f"{found['verdict']} than" if found["verdict"] else "(one seed says little) against"
+    return f"{_interval(found, '+.3f')} {said} {name_of(curve['baseline'], curves)}"
 
 
 def _interval(found: Line, how: str = ".3f") -> str:
@@ -125,7 +120,7 @@ def _interval(found: Line, how: str = ".3f") -> str:
 
 def _saved(labels: Line, seeds: int) -> str:
     reached = "" if labels["reached"] == seeds else f", reached in {labels['reached']} of {seeds} seeds"
-    taken = f"{labels['answers']['mean']:5.0f}{reached}"
+    taken = f"{labels['answers']['mean']:5.0f} to {labels['accuracy']:.3f}{reached}"
     saved = labels["saved"]
     if saved is None:
         return f"{taken}  baseline"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ml_worker import backtest_summary, simulated_person, simulated_project
-from ml_worker.backtest_plan import Plan, Unit
+from ml_worker.backtest_plan import RANDOM_CHECKS, Plan, Unit
 from ml_worker.labelled import load_source
 from ml_worker.side_by_side import Say, SideBySide
 from ml_worker.simulated_project import Scene
@@ -37,10 +37,13 @@ class Bench:
     source: str
     past: bool = False
 
-    def scene(self, seed: int) -> Scene:
-        """The scene of this seed."""
+    def scene(self, seed: int, acquisition: str = "") -> Scene:
+        """The scene of this seed, as a function finds it."""
         if self.past:
-            return simulated_project.held_out(Scene.load(self.folder / "past"), seed)
+            scene = simulated_project.held_out(Scene.load(self.folder / "past"), seed)
+            if acquisition == RANDOM_CHECKS:
+                return simulated_project.at_random(scene, self.plan.audit_share, seed)
+            return scene
         images = self.folder / "images.npy"
         return Scene.load(self.folder / f"seed-{seed}", np.load(images, mmap_mode="r"))
 
@@ -183,7 +186,7 @@ def _draw(task: tuple[_Drawing, int], say: Say) -> None:
 
 def _sitting(task: tuple[Bench, Unit], say: Say) -> None:
     bench, unit = task
-    made = simulated_person.runs(bench.scene(unit.seed), bench.plan, unit, say)
+    made = simulated_person.runs(bench.scene(unit.seed, unit.acquisition), bench.plan, unit, say)
     path = bench.finished(unit)
     path.parent.mkdir(exist_ok=True)
     unfinished = path.with_suffix(".part")

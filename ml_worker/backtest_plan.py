@@ -11,8 +11,9 @@ from ml_worker.labelled import BadSource
 from ml_worker.simulated_gate import Terms
 
 SCREENFUL = 60  # proposals, as many as the review page shows at a time
-# In the place of an acquisition function: the order in which a project's past answers were given.
-AS_IT_HAPPENED = "as_it_happened"
+# In the place of an acquisition function, of a project's past answers: the order in which they were given, and its
+# random checks, which are images of the whole pool at random.
+AS_IT_HAPPENED, RANDOM_CHECKS = "as_it_happened", "random_checks"
 
 
 @dataclass(frozen=True)

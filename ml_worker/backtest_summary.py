@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
+from ml_worker.backtest_plan import AS_IT_HAPPENED, RANDOM_CHECKS
 from ml_worker.evaluate import wilson
 
 BASELINE = "random_sampling"
@@ -33,17 +34,31 @@ def summary(runs: Sequence[Run], *, sampled: bool) -> dict[str, Any]:
     return {
         "seeds": len({run["seed"] for run in runs}),
         "curves": [_configuration(key, by_key) for key in by_key],
-        "gates": [each for key, same in by_key.items() for each in _gates(key, same, sampled)],
+        "gates": [
+            # Random checks as all there is have next to none of them left to certify anything by.
+            each
+            for key, same in by_key.items()
+            if key[0] != RANDOM_CHECKS
+            for each in _gates(key, same, sampled)
+        ],
     }
 
 
 def baseline(key: Key, keys: Sequence[Key]) -> Key:
     """What a configuration is held against: a network against the fast loop, which had the same answers; the fast loop
-    against images at random with the first head, or, where nobody asked at random, against the first configuration."""
+    against images at random with the first head, or, where nobody asked at random, against the first configuration.
+
+    Of past answers, what happened is held against the random checks: both chose from the whole pool.
+    """
     if key[2] != "none":
         return key[0], key[1], "none"
-    loops = [each for each in keys if each[2] == "none"]
-    return next((each for each in loops if each[0] == BASELINE), loops[0])
+    rivals = [each for each in keys if _group(each) == _group(key)]
+    return next((each for each in rivals if each[0] in (BASELINE, RANDOM_CHECKS)), rivals[0])
+
+
+def _group(key: Key) -> tuple[bool, str]:
+    """What is compared with each other, over one span of answers: of the fast loop, those that chose from the same."""
+    return key[0] in (AS_IT_HAPPENED, RANDOM_CHECKS), key[2]
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float | None, float | None]:
@@ -67,8 +82,9 @@ def _configuration(key: Key, by_key: Mapping[Key, Sequence[Run]]) -> dict[str, A
         "area_difference": None,
         "labels": None,
     }
-    # Networks are compared at the numbers of answers at which there are any, the others over one span for all.
-    group = [by_key[against], same] if key[2] != "none" else [each for k, each in by_key.items() if k[2] == "none"]
+    # Networks are compared at the numbers of answers at which there are any, the others over one span for all rivals.
+    rivals = [each for k, each in by_key.items() if _group(k) == _group(key)]
+    group = [by_key[against], same] if key[2] != "none" else rivals
     at = _common_labels(group)
     if not at:
         return found

@@ -19,7 +19,7 @@ from annotator.errors import InvalidSettings, JobCancelled, JobLost
 from annotator.models import Annotation, LabelClass, Project, ProjectSettings, Split
 from ml_worker import backtest, certifying, snapshot
 from ml_worker.backtest import Advance, Bench, Progress
-from ml_worker.backtest_plan import AS_IT_HAPPENED, Plan
+from ml_worker.backtest_plan import AS_IT_HAPPENED, RANDOM_CHECKS, Plan
 from ml_worker.labelled import DIGITS, BadSource
 from ml_worker.neighbours import nearest
 from ml_worker.pool import Pool, Rows
@@ -61,7 +61,7 @@ def _found(run: jobs.Run, folder: Path) -> dict[str, Any]:
     is_replay = asked["source"] == backtesting.ANSWERS
     usual = project.settings if is_replay else ProjectSettings()
     plan = plan_for(asked, usual)
-    n_runs = (len(plan["acquisition"]) + is_replay) * len(plan["head"]) * plan["seeds"]
+    n_runs = (len(plan["acquisition"]) + 2 * is_replay) * len(plan["head"]) * plan["seeds"]
     advance = _advance(run, n_runs)
     if is_replay:
         return replay(project, plan=plan, advance=advance, folder=folder, **hands())
@@ -121,7 +121,7 @@ def replay(
     folder: Path | None = None,
 ) -> dict[str, Any]:
     """Back-test what people answered in a project, on its embedding; beside the functions asked for, the order in
-    which it happened. Returns what `simulate --json` writes.
+    which it happened, and its random checks as if they were all there is. Returns what `simulate --json` writes.
 
     plan: the fields of Plan; the encoder is the project's. folder: where to work and to go on from. The answers are
     taken once and lie there, so that a run that goes on does so with the same. Raises InvalidSettings where they are
@@ -131,7 +131,7 @@ def replay(
     if embedding is None:
         raise InvalidSettings(queries.lack_of_embedding(project, "back-test"))
     wanted = Plan(**plan | {"encoder": embedding.result["encoder"], "encoder_parameters": {}})
-    wanted = Plan(**vars(wanted) | {"acquisition": [*wanted.acquisition, AS_IT_HAPPENED]})
+    wanted = Plan(**vars(wanted) | {"acquisition": [*wanted.acquisition, AS_IT_HAPPENED, RANDOM_CHECKS]})
     taken = snapshot.take(project, embedding.result["folder"])
     with tempfile.TemporaryDirectory(prefix="back-test-") as scratch:
         bench = Bench(folder or Path(scratch), wanted, project.name, past=True)

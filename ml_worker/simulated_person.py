@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ml_worker.backtest_plan import AS_IT_HAPPENED, SCREENFUL, Plan, Unit
+from ml_worker.backtest_plan import AS_IT_HAPPENED, RANDOM_CHECKS, SCREENFUL, Plan, Unit
 from ml_worker.evaluate import wilson
-from ml_worker.fast_loop import Answers, Learned, LoopSettings, NotEnoughLabels, learn, order, phase
+from ml_worker.fast_loop import Answers, Entry, Learned, LoopSettings, NotEnoughLabels, learn, order, phase
 from ml_worker.handover import Phase
 from ml_worker.pool import Rows
 from ml_worker.simulated_gate import Passed, SimulatedGate
@@ -97,8 +99,7 @@ class _Sitting:
 
     def __init__(self, scene: Scene, plan: Plan, unit: Unit) -> None:
         self.scene, self.plan, self.unit = scene, plan, unit
-        # What happened needs no function; the head is told of one that asks for no ensemble.
-        leads = "random_sampling" if unit.acquisition == AS_IT_HAPPENED else unit.acquisition
+        leads = "random_sampling" if unit.acquisition in (AS_IT_HAPPENED, RANDOM_CHECKS) else unit.acquisition
         self.settings = LoopSettings(
             unit.head,
             plan.head_parameters[unit.head],
@@ -173,19 +174,43 @@ class _Sitting:
         if self.unit.acquisition == AS_IT_HAPPENED:
             assert self.scene.order is not None
             return self.scene.order[~self.answered[self.scene.order]][:batch]
+        if self.scene.knows_all:
+            return _rows(self._queue(self._open(self.scene.is_pool), self.settings)[:batch])
+        preferred = self._preferred(batch)
+        strewn = self._queue(preferred, replace(self.settings, acquisition="random_sampling", queue_length=batch))
+        checks = _rows([entry for entry in strewn[:batch] if entry.reason_code == "audit"])
+        return np.concatenate([checks, preferred[: batch - len(checks)]])
+
+    def _preferred(self, count: int) -> Rows:
+        """Images that can be answered, as the function prefers them: the first in its order of the whole open pool.
+
+        What is typical or unlike the rest depends on all images there are, also on those that nobody answered. So
+        many are ranked as should hold the wanted ones twice over; where that is too few, what can be answered is
+        ranked by itself for the others.
+        """
+        known, whole = self._open(self.scene.is_pool), np.flatnonzero(self.scene.is_pool & ~self.answered)
+        length = min(len(whole), 2 * count * math.ceil(len(whole) / max(1, len(known))))
+        alone = replace(self.settings, audit_share=0.0, queue_length=length)
+        ranked = _rows(self._queue(whole, alone, with_checks=False))
+        first = ranked[self.scene.is_known[ranked]][:count]
+        others = np.setdiff1d(known, first)
+        if len(first) == count or not len(others):
+            return first
+        return np.concatenate([first, _rows(self._queue(others, alone, with_checks=False))[: count - len(first)]])
+
+    def _queue(self, candidates: Rows, settings: LoopSettings, with_checks: bool = True) -> list[Entry]:
         scene = self.scene
-        queue = order(
+        return order(
             scene.pool,
             self.learned,
-            self._open(scene.is_pool),
-            self._open(scene.is_audit),
+            candidates,
+            self._open(scene.is_audit) if with_checks else np.zeros(0, np.int64),
             np.flatnonzero(self.answered & scene.is_pool),
-            self.settings,
+            settings,
             self._rng,
             self.train_answers,
             self.phase,
         )
-        return np.asarray([entry.row for entry in queue[:batch]], np.int64)
 
     def _proposed(self) -> Rows:
         """A screenful of the review page: proposals of one class, the most doubtful first; random checks are never
@@ -223,6 +248,10 @@ class _Sitting:
             minutes=self.plan.minutes,
             seed=self.unit.seed,
         )
+
+
+def _rows(entries: Sequence[Entry]) -> Rows:
+    return np.asarray([entry.row for entry in entries], np.int64)
 
 
 def _point(scene: Scene, learned: Learned | None, answered: Mask, passed: Passed) -> Point:

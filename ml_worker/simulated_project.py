@@ -5,13 +5,18 @@ only those are known that somebody gave, and most of them were chosen: the image
 sure enough to be put up for review. Accuracy on those says little of the pool. Its random checks alone were drawn from
 all of the pool; so each seed holds out half of those that were answered, at random, asks for the other half as a
 project does, and measures on the half that nothing is learnt from, nothing calibrated on and nothing certified by.
+
+An acquisition function orders the whole pool as it would have then, and the first of its order that somebody answered
+are asked. Random order among the answered is not random order: they are harder than the pool, and teach less at first.
+So the functions are compared with each other, all under the same restriction; and what happened, which could choose
+from the whole pool, with the random checks as if they were all there is, which were drawn from it as well.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +194,18 @@ def held_out(past: Scene, seed: int) -> Scene:
     return Scene(
         past.pool, past.targets, past.n_classes, past.is_pool, past.is_audit & ~is_test, is_test, order, past.images
     )
+
+
+def at_random(scene: Scene, audit_share: float, seed: int) -> Scene:
+    """The past as if its random checks were all that people had been asked: images at random from the whole pool.
+
+    Those that are not held out become images of the pool that a model may learn from, but for a share that goes on
+    being random checks, as it does in a project. So this is what random order gives, for as many answers as there are,
+    without the bias of the images that a function chose.
+    """
+    checks = np.random.default_rng([seed, 3]).permutation(np.flatnonzero(scene.is_audit))
+    is_audit = np.zeros(len(scene.targets), bool)
+    is_audit[checks[: round(audit_share * len(checks))]] = True
+    is_pool = scene.is_pool | (scene.is_audit & ~is_audit)
+    targets = np.where(scene.is_pool, UNKNOWN, scene.targets)
+    return replace(scene, targets=targets, is_pool=is_pool, is_audit=is_audit, order=None)

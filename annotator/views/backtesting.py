@@ -22,8 +22,8 @@ from annotator.views.dashboard import title_of
 from annotator.wording import percent, promised
 
 TEMPLATE = "backtesting.html"
-# What no catalogue names: the order in which the answers were given.
-AS_IT_HAPPENED = "as_it_happened"
+# What no catalogue names, of past answers: the order in which they were given, and random order of the whole pool.
+OTHER_ORDERS = {"as_it_happened": "As it happened", "random_checks": "Random checks alone"}
 AT_FIRST = ("margin", "random_sampling", "typiclust")
 
 
@@ -168,8 +168,6 @@ def found(job: Job) -> dict[str, Any]:
     """A result with titles for names, ready for the chart and the tables."""
     summary = job.result["summary"]
     lines = [_line(place, curve, summary) for place, curve in enumerate(summary["curves"])]
-    baseline = next((line for line in lines if line["is_baseline"]), None)
-    saving = next((line["labels"] for line in lines if line["labels"]), None)
     return {
         "job": job,
         "what": _what(job),
@@ -179,9 +177,6 @@ def found(job: Job) -> dict[str, Any]:
         "seeds": summary["seeds"],
         "series": [line["series"] for line in lines],
         "lines": lines,
-        "baseline": baseline,
-        "accuracy": saving["accuracy"] if saving else None,
-        "span": next((line["area"] for line in lines if line["area"]), None),
         "at": _rows(summary["curves"]),
         "gates": [_gate(gate, summary) for gate in summary["gates"]],
     }
@@ -195,7 +190,7 @@ def _line(place: int, curve: dict[str, Any], summary: dict[str, Any]) -> dict[st
         "title": title,
         "look": place % LOOKS,
         "series": Series(title, curve["curve"], place % LOOKS),
-        "is_baseline": curve["baseline"] is None,
+        "against": _title(curve["baseline"], summary) if curve["baseline"] else "",
         "area": curve["area"],
         "difference": _points(difference) if difference else "",
         "verdict": difference["verdict"] if difference else "",
@@ -207,7 +202,7 @@ def _line(place: int, curve: dict[str, Any], summary: dict[str, Any]) -> dict[st
 
 def _title(line: dict[str, Any], summary: dict[str, Any]) -> str:
     name = line["acquisition"]
-    title = "As it happened" if name == AS_IT_HAPPENED else title_of("acquisition", name)
+    title = OTHER_ORDERS.get(name) or title_of("acquisition", name)
     if len({each["head"] for each in summary["curves"]}) > 1:
         title += f", {title_of('head', line['head']).lower()}"
     return title
