@@ -53,7 +53,8 @@ PREPARE = (
 @dataclass(frozen=True, eq=False)
 class Model:
     """A network of `nets` to take home, and the side of the squares it was trained on. classes: in the order of its
-    outputs. temperature: None where too few random checks were answered to fit one."""
+    outputs. temperature: one for all of them, as a network has it (predicted classes have their own in heads alone);
+    None where too few random checks were answered to fit one."""
 
     net: nets.Network
     image_px: int

@@ -5,6 +5,8 @@ import pytest
 
 from ml_worker.calibrate import MIN_AUDIT, Temperatures, cross_fitted, doubt, softmax, temperature, temperatures
 from ml_worker.evaluate import accuracy_report, calibration_report, expected_calibration_error, wilson
+from ml_worker.fast_loop import Answers, LoopSettings, learn
+from tests.pools import clouds
 
 
 def audited(n: int, right: int, gap: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
@@ -146,6 +148,27 @@ def test_without_thirty_audit_answers_there_is_no_temperature_of_any_kind() -> N
     np.testing.assert_allclose(Temperatures(None).probs(np.zeros((1, 2), np.float32)), [[0.5, 0.5]])
 
 
+def test_the_loop_calibrates_every_item_by_the_class_it_is_predicted_as() -> None:
+    # Of the audit answers among the items of class 1, every third says class 2 instead: of that class alone, the model
+    # is too sure.
+    pool, targets = clouds(450)
+    rng = np.random.default_rng(3)
+    order = rng.permutation(450)
+    train, audit = np.sort(order[:30]), np.sort(order[30:330])
+    answers = targets[audit]
+    wrong = np.flatnonzero(answers == 1)[::3]
+    answers[wrong] = 2
+    settings = LoopSettings("logistic_regression", {"inverse_penalty": 1.0}, "margin")
+    learned = learn(pool, Answers(train, targets[train]), Answers(audit, answers), 3, settings)
+    assert learned.temperature is not None and learned.class_temperatures is not None
+    own = learned.class_temperatures
+    assert own[1] > learned.temperature > max(own[0], own[2])
+    guesses = learned.logits.argmax(axis=1)
+    for column in range(3):
+        mine = guesses == column
+        np.testing.assert_allclose(learned.probs[mine], softmax(learned.logits[mine], own[column]), atol=1e-6)
+
+
 def test_a_class_no_network_has_heard_of_does_not_spoil_the_others() -> None:
     logits, targets = drawn(np.random.default_rng(2), 300, (1.5, 1.5, 1.5))
     unknown = np.concatenate([logits, np.full((300, 1), -np.inf, np.float32)], axis=1)
@@ -230,6 +253,21 @@ def test_the_interval_holds_the_error_of_many_answers() -> None:
         assert report["ece_low"] <= report["ece"] <= report["ece_high"]
         held.append(report["ece_low"] <= true <= report["ece_high"])
     assert np.mean(held) >= 0.85
+
+
+def test_the_interval_is_the_bootstrap_moved_down_by_what_it_adds() -> None:
+    logits, targets = drawn(np.random.default_rng(9), 60, (1.5, 1.5))
+    probs = softmax(logits)
+    report = calibration_report(probs, targets)
+    order = np.argsort(probs.max(axis=1), kind="stable")
+    confidence, hit = probs.max(axis=1)[order], (probs.argmax(axis=1) == targets)[order]
+    again = [
+        expected_calibration_error(confidence[rows], hit[rows])
+        for rows in np.random.default_rng(0).integers(0, 60, (400, 60))
+    ]
+    moved = np.quantile(again, [0.025, 0.975]) - (np.mean(again) - report["ece"])
+    assert (report["ece_low"], report["ece_high"]) == pytest.approx(np.clip(moved, 0, 1), abs=0.01)
+    assert np.mean(again) > report["ece"]
 
 
 def test_the_bins_hold_every_answer_once_and_rise() -> None:

@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import User
 from playwright.sync_api import Locator, Page, expect
 
-from annotator.models import Annotation, Item, LabelClass, Project, Proposal
+from annotator.models import Annotation, Item, LabelClass, ModelVersion, Project, Proposal
 from tests.running_site import wait_until
 
 pytestmark = pytest.mark.browser
@@ -61,6 +61,42 @@ def test_marks_and_corrections_by_keyboard_alone(grid: Page, proposals: list[Pro
     grid.keyboard.press("Enter")
     expect_states(proposals, ["rejected", "corrected"] + ["accepted"] * 10)
     assert Annotation.objects.get(settles=proposals[1]).value == {"class": dog.pk}
+
+
+def test_which_begins_with_what_is_listed_for_the_image(
+    grid: Page, project: Project, proposals: list[Proposal], model: ModelVersion, cat: LabelClass, dog: LabelClass
+) -> None:
+    _, fish = (
+        LabelClass.objects.create(project=project, name=name, colour="#112233", position=place)
+        for place, name in ((2, "bird"), (3, "fish"))
+    )
+    model.metrics["short_list"] = {
+        "promise": 0.9, "n": 40, "own": 2, "classes": 4, "inside": 28, "judged": 31, "low": 0.75, "high": 0.97,
+        "sizes": [0.0, 0.8, 0.2, 0.0], "test": None, "by_class": [],
+    }  # fmt: skip
+    model.save()
+    Proposal.objects.filter(pk=proposals[0].pk).update(short_list=[[cat.pk, 0.5], [fish.pk, 0.3], [dog.pk, 0.1]])
+    grid.reload()
+    wait_for_a_look(grid)
+    first, second = (grid.locator(f'.tile[data-proposal="{each.pk}"]') for each in proposals[:2])
+    expect(first.locator(".others")).to_have_text("or fish, dog")
+    expect(second.locator(".others")).to_have_count(0)
+    choices = grid.locator("#other-classes .choice")
+    first.locator(".picture").click()
+    expect(first.locator(".others")).to_be_hidden()
+    first.locator(".which").click()
+    assert [each.get_attribute("data-name") for each in choices.all()] == ["fish", "dog", "cat", "bird"]
+    expect(grid.locator("#other-classes .choice.listed")).to_have_count(2)
+    choices.first.click()
+    expect(first.locator(".verdict")).to_have_text("fish")
+    second.locator(".picture").click()
+    second.locator(".which").click()
+    assert [each.get_attribute("data-name") for each in choices.all()] == ["cat", "dog", "bird", "fish"]
+    expect(grid.locator("#other-classes .choice.listed")).to_have_count(0)
+    grid.keyboard.press("4")
+    grid.keyboard.press("a")
+    expect_states(proposals, ["corrected"] * 2 + ["accepted"] * 10)
+    assert Annotation.objects.get(settles=proposals[0]).value == {"class": fish.pk}
 
 
 def test_arrows_move_by_rows_and_only_one_tile_is_in_the_tab_order(grid: Page, proposals: list[Proposal]) -> None:
