@@ -89,7 +89,7 @@ def decide(
     as many answers as a cold start takes at least.
 
     Sure: the posterior probability of more than a half under a uniform prior, so three checks can suffice and none
-    decides nothing. Tried on digits and photographs, `benchmarks/acquisition.py handover`: the mere count of right
+    decides nothing. Tried on digits and photographs, `benchmarks/handover.py`: the mere count of right
     checks hands over by luck at the first look where the two are equal; what is sure to beat the clusters but no more
     comes too late where both are nearly always right.
     """
