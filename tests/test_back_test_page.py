@@ -178,7 +178,7 @@ def test_a_replay_is_run_shown_and_fetched(answered: Project, login: Login, caro
     assert page.count('<polyline class="curve look-') == 2 * 4  # once for wide pages, once for narrow ones
     assert "99 % with 95 % certainty" in page
     points = login(vera).get(f"{url(answered)}{job.pk}/?format=json")
-    assert points["Content-Disposition"] == f'attachment; filename="Pets-back-test-{job.pk}.json"'
+    assert points["Content-Disposition"] == f'attachment; filename="pets-back-test-{job.pk}.json"'
     found = json.loads(points.content)
     assert {"source", "n_pool", "n_test", "classes", "runs", "summary"} <= set(found)
     assert {run["acquisition"] for run in found["runs"]} == {*FORM["acquisition"], "as_it_happened", "random_checks"}
