@@ -22,6 +22,7 @@ encoder that is taught once, for --minutes, and kept in --cache; each seed then 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import statistics
 import sys
@@ -435,6 +436,7 @@ def main() -> None:
             speed(n, asked.dimensions, asked.quadratic_at_most)
         return
     source = photographs(asked.images, asked.cache, asked.minutes, asked.sample) if asked.images else digits
+    source = functools.cache(source)  # the graph of a pool takes long
     table_of_starts(source, asked.seeds)
     table_of_answers(curves(source, asked.seeds))
     if not asked.images:
