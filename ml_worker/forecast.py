@@ -62,6 +62,8 @@ REACH_AT_MOST = 20
 ADVISED, WORTH = 100, 0.01
 LATER, WORTH_LATER = 500, 0.03
 STOP_BELOW, STOP_BELOW_LATER, GO_ON_ABOVE = 0.2, 0.05, 0.5
+# An eighth of fewer is a handful, and the curve has no beginning.
+ANSWERS_BEFORE_STOP = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +113,10 @@ class Forecast:
     @property
     def advice(self) -> str:
         """The rule. "stop": that another hundred answers are worth a point is unlikely (`STOP_BELOW`), and that five
-        hundred are worth three is more so (`STOP_BELOW_LATER`); "go_on": the first is likely (`GO_ON_ABOVE`); else
-        "open"."""
-        if self.worth < STOP_BELOW and self.worth_later < STOP_BELOW_LATER:
+        hundred are worth three is more so (`STOP_BELOW_LATER`), from `ANSWERS_BEFORE_STOP` answers on; "go_on": the
+        first is likely (`GO_ON_ABOVE`); else "open". With no image left it is always "stop"."""
+        is_enough = self.answers >= ANSWERS_BEFORE_STOP or not self.advised
+        if is_enough and self.worth < STOP_BELOW and self.worth_later < STOP_BELOW_LATER:
             return "stop"
         return "go_on" if self.worth >= GO_ON_ABOVE else "open"
 

@@ -127,6 +127,13 @@ def test_a_flat_curve_far_from_perfect_is_not_told_to_stop() -> None:
     assert found.advice == "open"
 
 
+def test_nobody_is_told_to_stop_after_a_handful_of_answers() -> None:
+    few = forecast.forecast(curve_points([1.0] * 8, SIZES * 59 // 100), left=5000, target=0.99)
+    enough = forecast.forecast(curve_points([1.0] * 8, SIZES * 60 // 100), left=5000, target=0.99)
+    assert few is not None and enough is not None
+    assert (few.advice, enough.advice) == ("open", "stop")
+
+
 def test_no_more_answers_are_promised_than_there_are_images() -> None:
     found = forecast.forecast(curve_points([0.8] * 8), left=70, target=0.99)
     assert found is not None
