@@ -239,7 +239,7 @@ def propose(
     found = None
     free = np.sort(confidence[may_be_asked])
     for part in [each for each in gate.LADDER if each <= WIDEST] if len(free) else []:
-        threshold = float(free[math.floor((1.0 - part) * (len(free) - 1))])
+        threshold = float(free[-max(1, round(part * len(free)))])
         rows = np.flatnonzero(may_be_asked & (confidence >= threshold))
         stages = plan(len(rows), target, delta)
         if not stages:
