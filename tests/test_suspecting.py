@@ -450,8 +450,8 @@ def test_the_list_is_filtered_by_state(clouds: Clouds, login: Login, carol: User
     client = login(carol)
     assert "None." in client.get(address(clouds)).content.decode()
     page = client.get(address(clouds), {"state": "repaired"}).content.decode()
-    assert "Now: cat" in page
-    assert "Now: none of these" in page
+    assert "Second look: cat" in page
+    assert "Second look: none of these" in page
     assert "The label is right" not in page
     assert client.get(address(clouds), {"state": "nonsense"}).status_code == 422
 
@@ -605,4 +605,4 @@ def test_the_panel_shows_what_repairs_were_worth(clouds: Clouds, login: Login, c
     )
     said = panel(clouds, login(carol))
     assert "38 labels repaired: accuracy on the random checks <strong>91 % → 93 %</strong>" in said
-    assert "(+2.0 points, 95 % interval -0.1 to +4.0, 200 checks)" in said
+    assert "(+2.0 points, 95 % interval −0.1 to +4.0, 200 checks)" in said

@@ -103,7 +103,8 @@ def _in_points(effect: dict[str, Any] | None) -> dict[str, Any] | None:
     """The effect with its difference in percentage points, in words."""
     if effect is None:
         return None
-    return effect | {name: f"{100 * effect[name]:+.1f}" for name in ("difference", "low", "high")}
+    points = {name: f"{100 * effect[name]:+.1f}".replace("-", "−") for name in ("difference", "low", "high")}
+    return effect | points
 
 
 # --- the list -------------------------------------------------------------------------------------------------------
@@ -250,6 +251,6 @@ def _now(project: Project, suspect: Suspect, classes: dict[int, LabelClass]) -> 
     if suspect.state == Suspect.State.OPEN or last is None:
         return ""
     if last.kind != Annotation.Kind.LABEL:
-        return f"Now: {last.get_kind_display().lower()}"
+        return f"Second look: {last.get_kind_display().lower()}"
     named = classes.get(_class_id(project, last))
-    return f"Now: {named.name if named else 'an archived class'}"
+    return f"Second look: {named.name if named else 'an archived class'}"

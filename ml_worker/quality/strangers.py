@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from ml_worker.calibrate import softmax, temperature
 from ml_worker.pool import Floats, Rows
 
-# No class is likelier than that it is none of them,
-AT_HOME = 0.5
-# and few are as homeless: a model that is unsure of everything knows no strangers.
+# No class comes near to being as likely as the others together. (At 0.5, of digits suspected for wrong labels alone
+# 22 % to 25 % were called foreign, at 0.4 11 % to 13 %; of strangers 62 % and 51 % were suspected.)
+AT_HOME = 0.4
+# Few are as homeless: a model that is unsure of everything knows no strangers.
 AT_MOST = 0.1
 
 
