@@ -344,8 +344,10 @@ def test_times_are_said_as_people_plan(minutes: float, said: str) -> None:
     ("likely", "few", "many", "note"),
     [
         (0, 0, 0, "reached, as the curve has it"),
-        (120, 40, None, "40 to never"),
-        (None, 90, None, "out of reach, most likely; 90 answers at best"),
+        (120, 40, None, "40 at least, perhaps never"),
+        (None, 90, None, "most likely out of reach; at best after 90 answers"),
+        (None, 0, None, "perhaps reached, most likely never"),
+        (120, 40, 500, "40 to 500"),
         (None, None, None, "out of reach: the curve levels off at about 93 %"),
     ],
 )

@@ -185,5 +185,6 @@ def _until(forecast: dict[str, Any], likely: int | None, few: int | None, many: 
         return "reached, as the curve has it"
     if few is None:
         return f"out of reach: the curve levels off at about {percent(forecast['floor'])}"
-    most = f"{many:,}" if many is not None else "never"
-    return f"{few:,} to {most}" if likely is not None else f"out of reach, most likely; {few:,} answers at best"
+    if likely is not None:
+        return f"{few:,} to {many:,}" if many is not None else f"{few:,} at least, perhaps never"
+    return f"most likely out of reach; at best after {few:,} answers" if few else "perhaps reached, most likely never"
