@@ -20,7 +20,7 @@ def sentence(phase: Mapping[str, Any] | None, acquisition: str) -> str:
     if phase["why"] == "enough":
         said = f"{since}: by then the overview had taken its share, whatever the checks said."
     else:
-        said = f"{since}: the model was right on {_right(phase, 'model')}, the clusters on {phase['clusters_right']}."
+        said = f"{since}: right on {_right(phase, 'model')}, the clusters on {phase['clusters_right']}."
     if not phase["is_seeking"]:
         return said
     what = "one class" if phase["unmet"] == 1 else f"{phase['unmet']} classes"
@@ -34,7 +34,7 @@ def _why_not_yet(phase: Mapping[str, Any]) -> str:
         return "No random check is answered yet that could tell whether the model knows more than the clusters."
     if phase["why"] == "clusters":
         return (
-            f"The clusters still know more than the model: they are right on {_right(phase, 'clusters')},"
+            f"The clusters still know more than the model: right on {_right(phase, 'clusters')},"
             f" the model on {phase['model_right']}."
         )
     return (

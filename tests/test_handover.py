@@ -227,7 +227,7 @@ OVERVIEW: dict[str, Any] = Phase(why="clusters", checks=18, model_right=10, clus
     [
         (
             {},
-            "The clusters still know more than the model: they are right on 11 of 18 random checks, the model on 10.",
+            "The clusters still know more than the model: right on 11 of 18 random checks, the model on 10.",
         ),
         ({"why": "first_answers"}, "The first answers are always for that."),
         (
@@ -240,7 +240,7 @@ OVERVIEW: dict[str, Any] = Phase(why="clusters", checks=18, model_right=10, clus
         ),
         (
             {"why": "able", "since": 32, "checks": 1, "model_right": 1, "clusters_right": 0},
-            "The model's doubt leads since answer 32: the model was right on 1 of 1 random check, the clusters on 0.",
+            "The model's doubt leads since answer 32: right on 1 of 1 random check, the clusters on 0.",
         ),
         (
             {"why": "enough", "since": 1200, "unmet": 2, "is_seeking": True},
@@ -329,7 +329,7 @@ def test_a_project_hands_over_by_its_checks_says_so_and_looks_for_a_class_that_i
     phase = refit()
     assert (phase["why"], phase["since"], phase["checks"]) == ("able", 28, 4)
     assert reasons() == {"close_call"}
-    told = "since answer 28: the model was right on 4 of 4 random checks, the clusters on 4."
+    told = "since answer 28: right on 4 of 4 random checks, the clusters on 4."
     assert queries.label_progress(project, alice).phase.endswith(told)
     for page in ("", "label/"):
         assert told in login(alice).get(f"/projects/{project.pk}/{page}").text
