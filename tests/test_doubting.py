@@ -10,6 +10,7 @@ from django.contrib.auth.models import User
 from annotator.actions import labeling, projects
 from annotator.models import Annotation, Item, LabelClass, ModelVersion, Project, Proposal, Split
 from ml_worker import conformal, doubting, fast_loop, refitting, snapshot
+from ml_worker.calibrate import softmax
 from ml_worker.evaluate import wilson
 from ml_worker.fast_loop import Learned
 from ml_worker.snapshot import Embedded, Snapshot
@@ -62,10 +63,10 @@ def taken_of(project: Project, pictures: list[Item]) -> Snapshot:
     return snapshot.against(project, Embedded(pool_of(points), item_ids, splits))
 
 
-def learn(project: Project, pictures: list[Item]) -> tuple[Snapshot, Learned]:
+def learn(project: Project, pictures: list[Item], n_classes: int = 2) -> tuple[Snapshot, Learned]:
     taken = taken_of(project, pictures)
     settings = snapshot.loop_settings(project, seed=0)
-    return taken, fast_loop.learn(taken.embedded.pool, taken.train, taken.audit, 2, settings)
+    return taken, fast_loop.learn(taken.embedded.pool, taken.train, taken.audit, n_classes, settings)
 
 
 def test_before_thirty_checks_nothing_is_said(project: Project, pictures: list[Item], tell: Answer) -> None:
@@ -142,17 +143,35 @@ def test_without_a_promise_the_four_likeliest_are_named(project: Project, pictur
 
 
 def test_a_class_that_came_after_the_network_spoils_nothing(
-    project: Project, pictures: list[Item], tell: Answer
+    project: Project, pictures: list[Item], tell: Answer, alice: User
 ) -> None:
-    tell(pictures[:CHECKS] + pictures[CHECKS : CHECKS + 20])
-    taken, learned = learn(project, pictures)
+    bird = LabelClass.objects.create(project=project, name="bird", colour="#112233", position=2)
+    tell(pictures[: CHECKS - 3] + pictures[CHECKS : CHECKS + 20])
+    for item in pictures[CHECKS - 3 : CHECKS]:
+        labeling.record_annotation(
+            project=project, annotator=alice, item_id=item.pk, uuid=uuid.uuid4(), kind="label",
+            raw_value={"class": bird.pk},
+        )  # fmt: skip
+    taken, learned = learn(project, pictures, n_classes=3)
     logits = learned.logits.copy()
-    logits[:, 1] = -np.inf
-    probs = np.tile(np.array([1.0, 0.0], np.float32), (len(logits), 1))
-    report = doubting.report(project, taken, Learned(probs, logits, 1.0, None, {}))
-    assert report["calibration"]["accuracy"] == pytest.approx(0.5)
+    logits[:, 2] = -np.inf
+    report = doubting.report(project, taken, Learned(softmax(logits), logits, 1.0, None, {}))
+    # The birds are wrong and count; but no temperature is stretched to explain them.
+    assert report["calibration"]["n"] == CHECKS and report["calibration"]["accuracy"] <= (CHECKS - 3) / CHECKS
+    assert report["calibration"]["confidence"] > 0.75
     assert report["calibration"]["class_temperatures"] == []
-    assert report["short_list"]["sizes"][0] == 0  # what it cannot judge is always listed
+    lists = doubting.short_lists(taken, Learned(softmax(logits), logits, 1.0, None, {}))
+    assert lists is not None and lists.own.tolist() == [True, True, False]
+
+
+def test_no_image_is_shown_as_both(
+    project: Project, pictures: list[Item], tell: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell(pictures[CHECKS : CHECKS + 20])
+    monkeypatch.setattr(doubting, "SHOWN", 60)  # of 130: the two rankings have some in common
+    found = doubting.study(project, taken_of(project, pictures))
+    newest, hardest = ({item_id for item_id, *_ in found[name]} for name in ("newest", "hardest"))
+    assert len(newest) == len(hardest) == 60 and not newest & hardest
 
 
 def test_a_study_takes_the_doubt_apart(
