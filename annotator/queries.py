@@ -1,5 +1,6 @@
 """Questions about a project. Nothing here writes; every function says how many queries it makes when it is not one."""
 
+import json
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -22,10 +23,18 @@ from annotator.models import (
     Split,
 )
 
-# Asked without a word of what the model thinks: the answer measures it.
-BLIND = (QueueEntry.Reason.AUDIT, QueueEntry.Reason.AUTOMATIC)
 # An accuracy from fewer random checks would say nothing but its interval: no page shows one.
 CHECKS_AT_LEAST = 10
+
+# An answer to these is worth something because whoever gives it was told nothing.
+BLIND = (
+    QueueEntry.Reason.AUDIT,
+    QueueEntry.Reason.SECOND_OPINION,
+    QueueEntry.Reason.SUSPECT,
+    QueueEntry.Reason.AUTOMATIC,
+)
+# These ask about an image that has an answer, of somebody else or of the same person.
+ASKED_AGAIN = (QueueEntry.Reason.SECOND_OPINION, QueueEntry.Reason.SUSPECT)
 
 
 def open_classes(project: Project) -> list[LabelClass]:
@@ -59,12 +68,47 @@ def current_annotations(item: Item) -> list[Annotation]:
     return list(chain_ends.exclude(kind=Annotation.Kind.RETRACTION).order_by("id"))
 
 
+def counted_answers(current: list[Annotation]) -> list[Annotation]:
+    """Of the current answers to one item those that say what it is: people's, or, without any, imported labels.
+
+    Where two or more views of it have equally many people behind them and the newest was given as a blind check of a
+    suspected label, that one alone counts: model and checker then speak against the first answer, or the checker
+    looked again, knowing that one of the two may be a slip, and the first person did not. A second opinion is no such
+    check. Nothing spoke against the first answer, so the two stay level until somebody else decides.
+    """
+    naming = (Annotation.Kind.LABEL, Annotation.Kind.NONE_OF_THESE)
+    people = [each for each in current if each.kind in naming and each.source == Annotation.Source.PERSON]
+    if not people:
+        return [each for each in current if each.kind == Annotation.Kind.LABEL]
+    views = Counter(json.dumps([each.kind, each.value], sort_keys=True) for each in people).most_common(2)
+    if len(views) == 2 and views[0][1] == views[1][1]:
+        # By the time it was given: what an undo brought back is as old as it was.
+        newest = max(people, key=lambda each: (each.created_at, each.pk))
+        if newest.reason_code == QueueEntry.Reason.SUSPECT:
+            return [newest]
+    return people
+
+
 def settled_value(task_type: Any, current: list[Annotation]) -> dict[str, Any] | None:
-    """What these current answers to one item settle on, or None. A person's word outranks an imported label."""
-    labels = [each for each in current if each.kind == Annotation.Kind.LABEL]
-    given = [each for each in labels if each.source == Annotation.Source.PERSON] or labels
-    settled: dict[str, Any] | None = task_type.consensus([each.value for each in given])
-    return settled
+    """What these current answers to one item settle on, or None: most say none of these, or nothing has a majority."""
+    return _settled(task_type, counted_answers(current))[0]
+
+
+def is_disputed(task_type: Any, current: list[Annotation]) -> bool:
+    """Whether people answered an item differently and neither side has more of them."""
+    value, is_none = _settled(task_type, counted := counted_answers(current))
+    return bool(counted) and value is None and not is_none
+
+
+def _settled(task_type: Any, counted: list[Annotation]) -> tuple[dict[str, Any] | None, bool]:
+    """The value, and whether it is none of the classes instead."""
+    labels = [each.value for each in counted if each.kind == Annotation.Kind.LABEL]
+    against = len(counted) - len(labels)
+    value: dict[str, Any] | None = task_type.consensus(labels)
+    agree = 0 if value is None else sum(task_type.agreement(each, value) >= 0.5 for each in labels)
+    if agree > against:
+        return value, False
+    return None, against > max(Counter(json.dumps(each, sort_keys=True) for each in labels).values(), default=0)
 
 
 def reason_text(entry: QueueEntry, class_names: dict[int, str]) -> str:
@@ -78,9 +122,16 @@ def reason_text(entry: QueueEntry, class_names: dict[int, str]) -> str:
     if entry.reason_code == QueueEntry.Reason.SCARCE:
         name = class_names.get(entry.reason_data["class"], "an archived class")
         return f"Looking for more of {name}, which has the fewest answers"
+    if entry.reason_code == QueueEntry.Reason.SECOND_OPINION:
+        people = entry.reason_data.get("people", 0)
+        if people:  # and not a word of what they said
+            return f"{'Two' if people == 2 else people} people disagreed about this image; you decide afresh"
+        return "Second opinion: somebody else answered this image, you answer it afresh"
     return {
         QueueEntry.Reason.AUDIT: "Random check: measures how good the model is, so no hints",
-        QueueEntry.Reason.AUTOMATIC: "Check of an automatic label: measures how often such labels are right, so no hints",
+        QueueEntry.Reason.BASELINE: "Picked at random, to compare the order of the questions with",
+        QueueEntry.Reason.SUSPECT: "A second look at an image that was answered before",
+        QueueEntry.Reason.AUTOMATIC: "Check of automatic labels: measures how often they are right, so no hints",
         QueueEntry.Reason.TYPICAL: "Typical of many images like it, none of them labelled yet",
         QueueEntry.Reason.DISPUTED: "Disputed: the answers so far can be read in different ways",
         QueueEntry.Reason.UNLIKE: "Unlike anything labelled so far",
@@ -114,7 +165,10 @@ def pool_counts(project: Project) -> dict[str, dict[str, int]]:
 
 
 def class_balance(project: Project) -> list[tuple[LabelClass, int]]:
-    """Labels by class over pool and audit, open classes in their order, archived ones with labels after them."""
+    """Labelled items by class over pool and audit, open classes in their order, archived ones with labels after them.
+
+    Three queries. An item that people answered differently counts once, as what it is settled on, or not at all.
+    """
     labels = Annotation.objects.filter(
         project=project, kind=Annotation.Kind.LABEL, superseded_by__isnull=True
     ).exclude(item__split=Split.TEST)
@@ -123,8 +177,33 @@ def class_balance(project: Project) -> list[tuple[LabelClass, int]]:
     for row in labels.values("value").annotate(n=Count("item", distinct=True)).order_by():
         for class_id in task_type.class_ids(row["value"] or {}):
             counts[class_id] += row["n"]
+    for given in _answered_differently(project).values():
+        values = [each.value or {} for each in given if each.kind == Annotation.Kind.LABEL]
+        for named in {json.dumps(each): each for each in values}.values():
+            counts.subtract(task_type.class_ids(named))
+        value = settled_value(task_type, given)
+        counts.update(task_type.class_ids(value) if value else [])
     classes = sorted(project.classes.all(), key=lambda each: (each.is_archived, each.position, each.pk))
     return [(each, counts[each.pk]) for each in classes if not each.is_archived or counts[each.pk]]
+
+
+def _answered_differently(project: Project) -> dict[int, list[Annotation]]:
+    """The current answers to items outside the test set that do not all say the same, by item."""
+    current = Annotation.objects.filter(project=project, superseded_by__isnull=True).exclude(item__split=Split.TEST)
+    again = current.filter(reason_code__in=ASKED_AGAIN)
+    naming = current.filter(
+        kind__in=[Annotation.Kind.LABEL, Annotation.Kind.NONE_OF_THESE], item__in=again.values("item")
+    )
+    says = (
+        naming.order_by()
+        .values("item")
+        .annotate(n=Count("pk"), labels=Count("value"), said=Count("value", distinct=True))
+    )
+    differently = [row["item"] for row in says if row["said"] > 1 or (row["labels"] and row["labels"] < row["n"])]
+    answers: dict[int, list[Annotation]] = {item_id: [] for item_id in differently}
+    for annotation in naming.filter(item__in=differently).order_by("id"):
+        answers[annotation.item_id].append(annotation)
+    return answers
 
 
 def current_model(project: Project) -> ModelVersion | None:
@@ -346,9 +425,13 @@ def is_learning(project: Project) -> bool:
 
 
 def phase(project: Project) -> str:
-    """What the queue does at the moment, in one sentence: read off the entries that wait."""
-    waiting = QueueEntry.objects.filter(project=project).exclude(reason_code=QueueEntry.Reason.AUDIT)
-    reasons = Counter(waiting.order_by("rank").values_list("reason_code", flat=True)[:20])
+    """What the queue does at the moment, in one sentence: read off the entries that wait.
+
+    What checks and compares comes in between all the time, so it leads only where nothing else waits.
+    """
+    beside = (*BLIND, QueueEntry.Reason.BASELINE)
+    waiting = QueueEntry.objects.filter(project=project).order_by("rank").values_list("reason_code", flat=True)
+    reasons = Counter(waiting.exclude(reason_code__in=beside)[:20]) or Counter(waiting[:20])
     if not reasons:
         return "Nothing waits in the queue"
     return {
@@ -360,11 +443,16 @@ def phase(project: Project) -> str:
         QueueEntry.Reason.SCARCE: "Looking for more of the class with the fewest answers",
         QueueEntry.Reason.RANDOM: "Random order, until the images are embedded",
         QueueEntry.Reason.RETURNED: "Back to what was taken back",
+        QueueEntry.Reason.AUDIT: "Only random checks are left",
+        QueueEntry.Reason.BASELINE: "The last images, in random order",
+        QueueEntry.Reason.SECOND_OPINION: "Only second opinions are left",
+        QueueEntry.Reason.SUSPECT: "Only second looks are left",
+        QueueEntry.Reason.AUTOMATIC: "Only checks of labels that were accepted unseen are left",
     }[QueueEntry.Reason(reasons.most_common(1)[0][0])]
 
 
 def phase_told(project: Project, model: ModelVersion | None) -> str:
-    """What the queue does, and why it does not do something else yet, as found when this model ranked it. One query."""
+    """What the queue does, and why not something else yet, as found when this model ranked it. One query."""
     why = phases.sentence(model.metrics.get("phase") if model else None, project.settings.acquisition)
     return f"{phase(project)}. {why}" if why else phase(project)
 

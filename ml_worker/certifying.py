@@ -18,7 +18,19 @@ from numpy.typing import NDArray
 
 from annotator import queries, task_types
 from annotator.actions import certifying
-from annotator.models import Annotation, Certificate, Item, Job, Look, ModelVersion, Project, QueueEntry, Round, Split
+from annotator.models import (
+    Annotation,
+    Certificate,
+    Item,
+    Job,
+    Look,
+    ModelVersion,
+    Project,
+    Proposal,
+    QueueEntry,
+    Round,
+    Split,
+)
 from ml_worker import certifying_rounds, gate, snapshot
 from ml_worker.calibrate import softmax
 from ml_worker.fast_loop import Learned
@@ -55,6 +67,8 @@ def take_stock(project: Project, taken: Snapshot, learned: Learned, model: Model
     for certificate in certifying.standing_certificates(project).filter(look__isnull=False):
         _hold(certificate, answers)
     certifying_rounds.follow(project)
+    for certificate in certifying.standing_certificates(project):
+        _hold_labels(certificate)
     answers = answers.only(taken.embedded.rows(answers.item_ids)[1])
     sizes, n_open = _stratum_sizes(project)
     names, _ = gate.spoken_for(_strata(sizes), answers.strata[answers.in_turn])
@@ -159,6 +173,32 @@ def _hold(certificate: Certificate, answers: BlindAnswers) -> None:
     right = is_right[(guesses != -1) & (answers.in_turn | ~is_right)].tolist()
     bound = gate.open_bound(sum(right), len(right), certificate.rest, certificate.answered, certificate.delta)
     certifying.hold_against(certificate=certificate, n=len(right), k=sum(right), bound=bound)
+
+
+def _hold_labels(certificate: Certificate) -> None:
+    """Against people's blind checks of the labels accepted under it, drawn at random from them.
+
+    These can break a promise and never make one. Asked after every refit anew, the bound falls below a target that is
+    met more often than the confidence says: it errs towards giving labels back. A skipped check is one in which the
+    label was not found right, as among the random checks.
+    """
+    if certificate.accepted_at is None:
+        return
+    given = Annotation.objects.filter(
+        project_id=certificate.project_id,
+        reason_code=QueueEntry.Reason.AUTOMATIC,
+        reason_data__certificate=certificate.pk,
+        superseded_by__isnull=True,
+        suggestion_shown=False,
+    ).exclude(kind=Annotation.Kind.RETRACTION)
+    said = dict(given.values_list("reason_data__proposal", "value"))
+    accepted = dict(Proposal.objects.filter(pk__in=list(said)).values_list("pk", "value"))
+    task_type = task_types.get(certificate.project.task_type)
+    right = [bool(said[pk]) and task_type.agreement(said[pk], accepted[pk]) >= 0.5 for pk in accepted]
+    if right:
+        # At most so much is right where at least the rest is wrong.
+        at_most = 1.0 - gate.lower_bound(len(right) - sum(right), len(right), 1.0 - certificate.confidence)
+        certifying.hold_against_labels(certificate=certificate, n=len(right), k=sum(right), at_most=at_most)
 
 
 # --- a look ---------------------------------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ def _rank(
         taken.embedded.pool,
         learned,
         taken.open_rows,
-        taken.open_audit_rows,
+        taken.open_audit_rows[:0],  # random checks are drawn when they are due, not ranked
         taken.asked_rows,
         settings,
         np.random.default_rng([project.pk, settings.seed]),

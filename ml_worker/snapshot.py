@@ -124,9 +124,11 @@ def _answers(project: Project, embedded: Embedded, class_ids: list[int]) -> dict
     """Settled labels by split. Items whose people disagree, and labels of archived classes, are left out."""
     task_type = task_types.get(project.task_type)
     columns = {class_id: column for column, class_id in enumerate(class_ids)}
-    current = Annotation.objects.filter(project=project, kind=Annotation.Kind.LABEL, superseded_by__isnull=True)
+    naming = [Annotation.Kind.LABEL, Annotation.Kind.NONE_OF_THESE]
+    current = Annotation.objects.filter(project=project, kind__in=naming, superseded_by__isnull=True)
+    current = current.only("item_id", "value", "source", "kind", "reason_code", "created_at").order_by("id")
     by_item: dict[int, list[Annotation]] = defaultdict(list)
-    for annotation in current.only("item_id", "value", "source", "kind").order_by("id").iterator(chunk_size=5000):
+    for annotation in current.iterator(chunk_size=5000):
         by_item[annotation.item_id].append(annotation)
     item_ids: list[int] = []
     targets: list[int] = []

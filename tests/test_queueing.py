@@ -151,7 +151,7 @@ def test_an_empty_queue_is_refilled_at_random_with_checks_at_their_share(project
     assert {entry.item_id for entry in held} == pool | audit
     checks = {entry.item_id for entry in held if entry.reason_code == "audit"}
     assert checks == audit
-    assert {entry.reason_code for entry in held} == {"audit", "random"}
+    assert {entry.reason_code for entry in held} == {"audit", "random", "baseline"}
 
 
 def test_test_images_are_never_queued(project: Project, bob: User) -> None:

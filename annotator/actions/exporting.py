@@ -22,12 +22,13 @@ from annotator.formats.rows import Row
 from annotator.models import Annotation, Certificate, Item, Project, Proposal
 from annotator.wording import promised
 
-HUMAN, CORRECTED, ACCEPTED, IMPORTED, AUTO = "human", "corrected", "accepted", "imported", "auto-accepted"
+HUMAN, CONSENSUS, CORRECTED, ACCEPTED, IMPORTED = "human", "consensus", "corrected", "accepted", "imported"
+AUTO = "auto-accepted"
 NONE_OF_THESE, UNLABELLED, DISPUTED = "none_of_these", "unlabelled", "disputed"
 
 # What can be asked for, and the origins that it brings.
 INCLUDE = {
-    "human": (HUMAN, CORRECTED),
+    "human": (HUMAN, CONSENSUS, CORRECTED),
     "accepted": (ACCEPTED,),
     "imported": (IMPORTED,),
     "auto": (AUTO,),
@@ -215,12 +216,11 @@ def _columns(
     value = queries.settled_value(task_type, given)
     if value is not None:
         return _labelled(task_type.to_row(value, class_names), [each for each in given if each.value == value])
-    kinds = {each.kind for each in given}
-    if Annotation.Kind.LABEL in kinds:
+    if queries.is_disputed(task_type, given):
         return {"origin": DISPUTED}
-    if Annotation.Kind.NONE_OF_THESE in kinds:
-        behind = [each for each in given if each.kind == Annotation.Kind.NONE_OF_THESE]
-        return {"origin": NONE_OF_THESE, **_people(behind)}
+    none = [each for each in queries.counted_answers(given) if each.kind == Annotation.Kind.NONE_OF_THESE]
+    if none:
+        return {"origin": NONE_OF_THESE, **_people(none)}
     rejected = [each.value for each in given if each.kind == Annotation.Kind.REJECTION]
     if automatic is not None and automatic.value not in rejected:
         return {
@@ -242,11 +242,17 @@ def _not_overruled(given: list[Annotation]) -> list[Annotation]:
 
 
 def _labelled(named: dict[str, Any], behind: list[Annotation]) -> dict[str, Any]:
-    """``behind``: the labels with the settled value, a rejection of it never among them."""
+    """``behind``: the labels with the settled value, a rejection of it never among them.
+
+    Two people who named it without a proposal before them are a consensus; one of them is human, whoever accepted the
+    same from a proposal.
+    """
     behind = [each for each in behind if each.kind == Annotation.Kind.LABEL]
     strongest = min(behind, key=lambda each: _STRENGTH.index(_origin(each)))
     model = _model(strongest.settles) if strongest.settles else {}
-    return {**named, "origin": _origin(strongest), **_people(behind), **model}
+    named_freely = {each.annotator_id for each in behind if _origin(each) == HUMAN}
+    origin = CONSENSUS if len(named_freely) > 1 else _origin(strongest)
+    return {**named, "origin": origin, **_people(behind), **model}
 
 
 def _origin(annotation: Annotation) -> str:

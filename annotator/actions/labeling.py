@@ -1,6 +1,7 @@
 """Answers: recorded once, in order, never overwritten."""
 
 import uuid as uuids
+from collections import Counter
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -8,7 +9,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from annotator import queries, task_types
-from annotator.actions import queueing, rounds, training
+from annotator.actions import certifying, queueing, rechecking, rounds, training
 from annotator.errors import Conflict, InvalidAnnotation, LeaseLost, NotFound
 from annotator.models import Annotation, Item, Project, Proposal, QueueEntry, Split
 
@@ -62,7 +63,8 @@ def record_annotation(
 
     kind: one of ANSWERS. raw_value: what the task type's ``clean`` takes, for labels only. milliseconds: time spent.
     Raises InvalidAnnotation for a value that does not fit, LeaseLost when another person holds or has answered the
-    item, Conflict when the uuid was used for something else. Locks the uuid, the item row, then its queue entry.
+    item and it was not offered to this one for a second answer, Conflict when the uuid was used for something else.
+    Locks the uuid, the item row, then its queue entry.
     """
     if kind not in ANSWERS:
         raise InvalidAnnotation(f"answer {kind!r} is not one of {', '.join(ANSWERS)}")
@@ -128,38 +130,70 @@ def _same_answer(repeated: Annotation, item: Item, annotator: User) -> Annotatio
 def _entry_for(item: Item, annotator: User) -> QueueEntry | None:
     """The item's queue entry. Raises LeaseLost when another person holds the item, or has settled it.
 
-    A lease that ran out is forgiven as long as nobody else took the item.
+    A lease that ran out is forgiven as long as nobody else took the item. What others settled may be answered by
+    whom the queue asked again.
     """
     entry = QueueEntry.objects.select_for_update().filter(item=item).first()
     is_held = entry is not None and entry.leased_until is not None and entry.leased_until > timezone.now()
     if entry is not None and is_held and entry.leased_by_id not in (None, annotator.pk):
         raise LeaseLost("your hold on this image ran out and somebody else has it now; your answer was not saved")
-    if item.state != Item.State.OPEN:
+    is_offered = entry is not None and entry.reason_code in queries.ASKED_AGAIN and entry.leased_by_id == annotator.pk
+    if item.state != Item.State.OPEN and not is_offered:
         current = queries.current_annotations(item)
         if any(each.kind in SETTLING and each.annotator_id != annotator.pk for each in current):
             raise LeaseLost("somebody else answered this image meanwhile; your answer was not saved")
     return entry
 
 
-def close_item(item: Item) -> None:
-    """Bring the item's state in line with its current answers and take it off the queue when it is settled.
+def close_item(item: Item, *, after_undo: bool = False) -> None:
+    """Bring all that follows from an item's answers in line with its current ones: its state, its place in the queue,
+    and the suspicions about its label.
 
-    The caller holds the item's row lock.
+    Settled, it leaves the queue; disputed, it waits there for somebody who has not answered it. after_undo: whoever
+    was asked again about it meanwhile keeps it. The caller holds the item's row lock.
     """
-    item.state = state_of(queries.current_annotations(item))
+    current = queries.current_annotations(item)
+    item.state = state_of(current)
     item.save(update_fields=["state"])
-    if item.state != Item.State.OPEN:
+    held = QueueEntry.objects.filter(
+        item=item, reason_code__in=queries.ASKED_AGAIN, leased_until__gt=timezone.now(), leased_by__isnull=False
+    )
+    if after_undo and held.exists():
+        pass
+    elif len(current) > 1 and queries.is_disputed(task_types.get(item.project.task_type), current):
+        _queue_dispute(item, len({each.annotator_id for each in queries.counted_answers(current)}))
+    elif item.state != Item.State.OPEN:
         QueueEntry.objects.filter(item=item).delete()
+    rechecking.settle_suspects(item, current)
+
+
+def _queue_dispute(item: Item, people: int) -> None:
+    QueueEntry.objects.update_or_create(
+        item=item,
+        defaults={
+            "project_id": item.project_id,
+            "rank": 0,
+            "utility": 0.0,
+            "reason_code": QueueEntry.Reason.SECOND_OPINION,
+            "reason_data": {"people": people},
+            "leased_by": None,
+            "leased_until": None,
+        },
+    )
 
 
 def state_of(current: list[Annotation]) -> str:
-    """The state that these current answers put an item in: a label outweighs none-of-these, which outweighs a skip."""
-    kinds = {annotation.kind for annotation in current}
-    if Annotation.Kind.LABEL in kinds:
+    """The state that these current answers put an item in: what most say of it, and where that is level, a label
+    outweighs none-of-these, which outweighs a skip."""
+    counted = queries.counted_answers(current)
+    n_labels = Counter(str(each.value) for each in counted if each.kind == Annotation.Kind.LABEL)
+    n_none = sum(each.kind == Annotation.Kind.NONE_OF_THESE for each in counted)
+    if n_labels and max(n_labels.values()) >= n_none:
         return Item.State.LABELLED
-    if Annotation.Kind.NONE_OF_THESE in kinds:
+    if n_none:
         return Item.State.NONE_OF_THESE
-    return Item.State.SKIPPED if Annotation.Kind.SKIP in kinds else Item.State.OPEN
+    is_skipped = any(each.kind == Annotation.Kind.SKIP for each in current)
+    return Item.State.SKIPPED if is_skipped else Item.State.OPEN
 
 
 @transaction.atomic
@@ -167,8 +201,10 @@ def undo_last(*, project: Project, annotator: User, uuid: uuids.UUID) -> Annotat
     """This person's newest answer, now taken back; None when there is none.
 
     Its item is held again, ahead of the others, unless an earlier answer of the same person or somebody else's still
-    settles it. The same ``uuid`` again undoes nothing more; Conflict when it was used for something else, or when the
-    answer changed at this very moment. Nothing is deleted. Locks the uuid, then the item row.
+    settles it; asked about an image that had an answer, the person is asked again all the same. A label that was
+    accepted unseen, and taken off by the answer, counts again. The same ``uuid`` again undoes nothing more; Conflict
+    when it was used for something else, or when the answer changed at this very moment. Nothing is deleted. Locks the
+    uuid, then the item row, then its queue entry.
     """
     _lock_uuid(uuid)
     repeated = Annotation.objects.select_related("supersedes").filter(uuid=uuid).first()
@@ -181,7 +217,9 @@ def undo_last(*, project: Project, annotator: User, uuid: uuids.UUID) -> Annotat
     if Annotation.objects.filter(supersedes=last).exists():
         raise Conflict("your newest answer was changed from elsewhere meanwhile; nothing was taken back, undo again")
     take_back(last, item, uuid)
-    if item.state == Item.State.OPEN:
+    if last.reason_code == QueueEntry.Reason.AUTOMATIC:
+        certifying.accept_again(item=item, proposal_id=last.reason_data.get("proposal"))
+    if item.state == Item.State.OPEN or last.reason_code in queries.ASKED_AGAIN:
         _hold_again(project, item, annotator, last)
     return last
 
@@ -223,7 +261,7 @@ def take_back(answer: Annotation, item: Item, uuid: uuids.UUID) -> None:
     replaced = _as_given(answer).supersedes
     if replaced is not None and replaced.kind != Annotation.Kind.RETRACTION:
         _bring_back(replaced, retraction)
-    close_item(item)
+    close_item(item, after_undo=True)
 
 
 def _as_given(answer: Annotation) -> Annotation:
@@ -239,11 +277,15 @@ def _bring_back(replaced: Annotation, retraction: Annotation) -> None:
     copy.pk, copy.uuid, copy.supersedes = None, uuids.uuid4(), retraction
     copy._state.adding = True
     copy.save()
+    rechecking.doubt_the_copy(replaced, copy)
     # It was given then, not now; auto_now_add cannot be told so.
     Annotation.objects.filter(pk=copy.pk).update(created_at=replaced.created_at)
 
 
 def _hold_again(project: Project, item: Item, annotator: User, last: Annotation) -> None:
+    entry = QueueEntry.objects.select_for_update().filter(item=item, leased_until__gt=timezone.now()).first()
+    if entry is not None and entry.leased_by_id not in (None, annotator.pk):
+        return  # somebody else was asked meanwhile, and looks at it
     first = QueueEntry.objects.filter(project=project).order_by("rank").values_list("rank", flat=True).first() or 0
     QueueEntry.objects.update_or_create(
         item=item,

@@ -1,28 +1,35 @@
 """The queue: what is asked next, and who holds it.
 
+The ranking says which informative question comes next; whether it is one, or one of another need (needs.py), is
+decided when it is handed out, by what each need is owed of the answers (shares.py).
+
 Locks are always taken in this order: item rows, then queue entries. Entries are taken with SKIP LOCKED, so nobody
 waits for somebody else's next image. Whoever holds an item or an entry only ever tries for the queue's advisory lock:
 a ranking that is being written holds that one and comes for the rows after it, and each would wait for the other.
+The desk's advisory lock comes last of all: people take turns being handed questions, or two at once would both get
+the one that is owed. Whoever holds it waits for nothing else, and takes rows with SKIP LOCKED alone.
 """
 
 import random
 import uuid as uuids
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection, transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from annotator import queries
-from annotator.models import Annotation, Item, ModelVersion, Project, Proposal, QueueEntry, Split
+from annotator.actions import needs, shares
+from annotator.actions.needs import Desk, free
+from annotator.models import Annotation, Item, ModelVersion, Project, QueueEntry, Split
 
 # Advisory lock namespaces; the second key is the project.
-QUEUE_LOCK = 1001
+QUEUE_LOCK, DESK_LOCK = 1001, 1011
 REFILL = 50
 
 
@@ -42,33 +49,84 @@ def reserve_items(*, project: Project, annotator: User, count: int = 5) -> list[
 
     Holding is a lease of LEASE_S seconds; what is already held is renewed. Locks the entries it takes with SKIP
     LOCKED, so two people never get the same one. Fewer than ``count`` come while a new ranking is being written, and
-    when nearly everything is answered. Four to ten queries.
+    when nearly everything is answered. Takes the desk's lock where anything is missing. Five queries and those of
+    each question that is handed out: two for an informative one, at most eight for another.
     """
     renew_leases(project=project, annotator=annotator)
-    missing = count - queries.held_entries(project, annotator).count()
-    if missing > 0:
-        missing -= _take(project, annotator, missing)
-    # Empty: top it up, unless somebody is writing to it at this moment; then the next request finds that.
-    if missing > 0 and _try_queue_lock(project):
-        missing -= _take(project, annotator, missing)
-        if missing > 0 and refill_queue(project=project):
-            _take(project, annotator, missing)
+    held = list(queries.held_entries(project, annotator))
+    if len(held) >= count:
+        return held
+    _lock(DESK_LOCK, project)
+    _hand_out(project, annotator, held, count - len(held))
     return list(queries.held_entries(project, annotator))
 
 
-def _take(project: Project, annotator: User, count: int) -> int:
-    free = (
-        QueueEntry.objects.select_for_update(skip_locked=True, of=("self",))
-        .filter(_free(), project=project)
-        .order_by("rank", "id")
-        .values_list("pk", flat=True)[:count]
+def _hand_out(project: Project, annotator: User, held: list[QueueEntry], missing: int) -> None:
+    """So many questions more for this person, who holds these: what is owed first, then what is informative."""
+    answers = shares.newest_answers(project)
+    out = QueueEntry.objects.filter(project=project, leased_until__gt=timezone.now(), leased_by__isnull=False)
+    ledger = shares.Ledger(
+        shares.shares(project.settings),
+        [each.reason for each in answers],
+        out.values_list("reason_code", "leased_by_id"),
+        annotator.pk,
     )
-    return QueueEntry.objects.filter(pk__in=list(free)).update(leased_by=annotator, leased_until=lease_end())
+    # Asked before what this person holds already: a need is due now, and the ranked ones can wait.
+    first = min((each.rank for each in held if each.reason_code not in shares.NEEDS), default=None)
+    desk = Desk(project, annotator, answers, lease_end(), 0 if first is None else first - 1)
+    dry: set[str] = set()
+    while missing > 0:
+        need = next((each for each in ledger.due() if each not in dry), None)
+        if need is not None:
+            if not needs.take(desk, need):
+                dry.add(need)
+                continue
+            taken = need
+        else:
+            rank, is_over = _take_informative(desk)
+            if rank is None:
+                if is_over:
+                    _hand_out_the_rest(desk, missing)
+                return
+            taken = QueueEntry.Reason.RANDOM
+            if first is None:  # a deck of its own: one after the other
+                desk = replace(desk, rank=rank)
+        ledger.hand_out(taken)
+        missing -= 1
 
 
-def _free() -> Q:
-    """Held by nobody, or no longer."""
-    return Q(leased_until__isnull=True) | Q(leased_until__lte=timezone.now())
+def _take_informative(desk: Desk) -> tuple[int | None, bool]:
+    """The rank of the next of the ranking, topped up when it is empty; None when there is none, and then whether there
+    will be none: somebody may be writing to the queue at this moment, and the next request finds that."""
+    rank = _take_ranked(desk)
+    if rank is not None or not _try_queue_lock(desk.project):
+        return rank, False
+    rank = _take_ranked(desk)
+    if rank is None and refill_queue(project=desk.project):
+        rank = _take_ranked(desk)
+    return rank, rank is None
+
+
+def _take_ranked(desk: Desk) -> int | None:
+    waiting = (
+        QueueEntry.objects.select_for_update(skip_locked=True, of=("self",))
+        .filter(free(), project=desk.project)
+        .exclude(reason_code__in=shares.NEEDS)
+        .order_by("rank", "id")
+        .values_list("pk", "rank")
+        .first()
+    )
+    if waiting is None:
+        return None
+    QueueEntry.objects.filter(pk=waiting[0]).update(leased_by=desk.annotator, leased_until=desk.until)
+    return waiting[1]
+
+
+def _hand_out_the_rest(desk: Desk, missing: int) -> None:
+    """Nothing informative is left. What has an end is asked to its end, whether it is owed anything or not."""
+    for take in needs.FINITE:
+        while missing > 0 and take(desk):
+            missing -= 1
 
 
 def lease_end() -> Any:
@@ -101,7 +159,8 @@ def fill_queue(*, project: Project, entries: list[Ranked], model_version: ModelV
     """
     lock_queue(project)
     still_open = _lock_open_items(project, entries)
-    stale = QueueEntry.objects.select_for_update(skip_locked=True, of=("self",)).filter(_free(), project=project)
+    stale = QueueEntry.objects.select_for_update(skip_locked=True, of=("self",)).filter(free(), project=project)
+    stale = stale.exclude(needs.disputes())
     QueueEntry.objects.filter(pk__in=list(stale.values_list("pk", flat=True))).delete()
     return _insert(project, [entry for entry in entries if entry.item_id in still_open], model_version, first_rank=0)
 
@@ -122,20 +181,12 @@ def start_queue(*, project: Project) -> int:
 
 @transaction.atomic
 def refill_queue(*, project: Project, count: int = REFILL) -> int:
-    """Add up to ``count`` open items in random order at the end of the queue, random checks at their share.
+    """Add up to ``count`` open items in random order at the end of the queue; how many there were.
 
-    The stop-gap for when people are faster than the ranking. Checks are drawn at random among all open ones: a
-    subset in import order would bias the accuracy measured on it. Locks as ``fill_queue`` does.
+    The stop-gap for when people are faster than the ranking. Locks as ``fill_queue`` does.
     """
     lock_queue(project)
-    share = project.settings.audit_share
-    checks = list(_unqueued(project, Split.AUDIT).order_by("?").values_list("pk", flat=True)[: round(count * share)])
-    asked = _random_pool_items(project, count - len(checks))
-    if not asked and not checks:
-        checks = list(_unqueued(project, Split.AUDIT).order_by("?").values_list("pk", flat=True)[:count])
-    entries = [Ranked(pk, 0.0, QueueEntry.Reason.RANDOM) for pk in asked]
-    for position, pk in enumerate(checks):
-        entries.insert(round(position / share) if share else len(entries), Ranked(pk, 0.0, QueueEntry.Reason.AUDIT))
+    entries = [Ranked(pk, 0.0, QueueEntry.Reason.RANDOM) for pk in _random_pool_items(project, count)]
     last = QueueEntry.objects.filter(project=project).order_by("-rank").values_list("rank", flat=True).first()
     still_open = _lock_open_items(project, entries)
     entries = [entry for entry in entries if entry.item_id in still_open]
@@ -149,9 +200,8 @@ def _unqueued(project: Project, split: str) -> QuerySet[Item]:
 
 
 def _is_asked() -> Q:
-    """Whether people are asked about an item: not while its label is accepted unseen."""
-    unseen = Proposal.objects.filter(item=OuterRef("pk"), state=Proposal.State.AUTO_ACCEPTED)
-    return Q(~Exists(unseen))
+    """Whether people are asked about an item, other than to check it: not while its label is accepted unseen."""
+    return Q(~needs.accepted_unseen())
 
 
 def _random_pool_items(project: Project, count: int) -> list[int]:
@@ -190,8 +240,12 @@ def _insert(
 
 def lock_queue(project: Project) -> None:
     """Let nobody else write to this project's queue until the transaction ends. Before any row."""
+    _lock(QUEUE_LOCK, project)
+
+
+def _lock(namespace: int, project: Project) -> None:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [QUEUE_LOCK, project.pk])
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [namespace, project.pk])
 
 
 def _try_queue_lock(project: Project) -> bool:

@@ -1,10 +1,10 @@
 """One exported row, the same in every format.
 
-label: empty for none of these and for images without a label. origin: human, corrected, accepted, imported,
-auto-accepted, none_of_these or unlabelled. confidence and model_version: of the proposal that was accepted, corrected
-or accepted automatically; without one, None. certificate: number and words of the promise under which a label was
-accepted automatically. annotators: who stands behind the label. seconds: the time they spent on
-it, where it is known.
+label: empty for none of these and for images without a label. origin: human, consensus (several people, each without a
+proposal), corrected, accepted, imported, auto-accepted, none_of_these, disputed or unlabelled. confidence and
+model_version: of the proposal that was accepted, corrected or accepted automatically; without one, None. certificate:
+number and words of the promise under which a label was accepted automatically. annotators: who stands behind the
+label. seconds: the time they spent on it, where it is known.
 """
 
 from dataclasses import asdict, dataclass, fields

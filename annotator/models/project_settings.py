@@ -107,9 +107,44 @@ class ProjectSettings:
     audit_share: float = _setting(
         0.2,
         "Audit questions",
-        "Share of the queue that is random checks, until they are used up.",
+        "Share of the answers that go to random checks, until they are used up.",
         minimum=0.0,
         maximum=1.0,
+        part_of_whole=True,
+    )
+    baseline_share: float = _setting(
+        0.05,
+        "Questions at random",
+        "Share of the answers that go to images drawn at random, which the question order is compared with.",
+        minimum=0.0,
+        maximum=1.0,
+        part_of_whole=True,
+    )
+    second_opinion_share: float = _setting(
+        0.05,
+        "Second opinions",
+        "Share of the answers that go to images which somebody else has labelled, drawn at random. Where people "
+        "disagree a third is asked.",
+        minimum=0.0,
+        maximum=1.0,
+        part_of_whole=True,
+    )
+    suspect_share: float = _setting(
+        0.05,
+        "Suspected labels",
+        "Share of the answers that go to images whose label the others speak against, the worst first.",
+        minimum=0.0,
+        maximum=1.0,
+        part_of_whole=True,
+    )
+    automatic_share: float = _setting(
+        0.05,
+        "Checks of unseen labels",
+        "Share of the answers that go to images whose label was accepted unseen, drawn at random. Whatever the shares "
+        "leave goes to the question order.",
+        minimum=0.0,
+        maximum=1.0,
+        part_of_whole=True,
     )
     show_suggestions: bool = _setting(
         False, "Show suggestions", "Show the model's best guess while labelling. Random checks never show it."
@@ -171,6 +206,11 @@ class ProjectSettings:
                 values[name] = _clean_value(each, raw[name])
             except InvalidSettings as error:
                 wrong |= error.fields or {name: error.message}
+        parts: dict[str, Any] = {
+            name: each.default for name, each in known.items() if "part_of_whole" in each.metadata
+        }
+        if not set(parts) & set(wrong):
+            values, wrong = values | _clean_parts(parts, values), wrong | _wrong_parts(parts, values)
         if wrong:
             sentence = "; ".join(f"{name}: {why}" for name, why in wrong.items())
             raise InvalidSettings(f"settings not saved: {sentence}", fields=wrong)
@@ -201,6 +241,25 @@ class ProjectSettings:
             return bool(of(self) == of(self.clean(stored)))
         except InvalidSettings:  # an older version stored what is no setting any more
             return False
+
+
+def _wrong_parts(parts: dict[str, float], given: dict[str, Any]) -> dict[str, str]:
+    """A sentence, at the largest, when shares of one whole that were given come to more than it."""
+    shares = {name: given[name] for name in parts if name in given}
+    whole = sum(shares.values())
+    if whole <= 1.0 + 1e-9:
+        return {}
+    largest = max(shares, key=lambda name: shares[name])
+    return {largest: f"the shares of {len(shares)} kinds of questions come to {whole:g}; together they are at most 1"}
+
+
+def _clean_parts(parts: dict[str, float], given: dict[str, Any]) -> dict[str, float]:
+    """Shares that nobody chose, each by default or, where what was chosen leaves less, an equal part of its default:
+    a project from before there were five goes on with what its owner chose."""
+    left = max(0.0, 1.0 - sum(given[name] for name in parts if name in given))
+    absent = {name: default for name, default in parts.items() if name not in given}
+    scale = min(1.0, left / (sum(absent.values()) or 1.0))
+    return {name: default * scale for name, default in absent.items()}
 
 
 def _clean_parameters(raw: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from annotator.actions import certifying
 from annotator.charts import Estimate, Part
 from annotator.errors import Conflict, InvalidSettings
 from annotator.models import Annotation, Item, Job, Membership, ModelVersion, Project, Role, Split
-from annotator.views import PageRequest, calibration, forecasting, page
+from annotator.views import PageRequest, calibration, forecasting, needs, page
 from annotator.views.certifying import panel
 from annotator.views.suspecting import panel as suspects_panel
 
@@ -149,6 +149,7 @@ def _figures(membership: Membership) -> dict[str, Any]:
         "people": people(project),
         "per_refit": project.settings.answers_per_refit,
         **unseen,
+        **needs.panel(membership),
         **suspects_panel(membership),
         **forecasting.panel(membership, unseen["gate"]),
         **calibration.panel(project, model, counts),

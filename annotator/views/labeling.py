@@ -12,7 +12,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from annotator import queries
 from annotator.access import LABEL, OWN, REVIEW, allows, get_membership
-from annotator.actions import labeling, queueing
+from annotator.actions import labeling, needs, queueing, shares
 from annotator.actions.projects import PAGE_KEYS
 from annotator.errors import InvalidAnnotation, WinnowError
 from annotator.models import Annotation, Item, Membership, Project, QueueEntry, Split
@@ -35,7 +35,8 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Card:
-    """One held item as the page shows it. ``is_returned``: its answer was just taken back, so it comes first."""
+    """One held item as the page shows it. ``is_returned``: its answer was just taken back, so it comes first;
+    ``is_due``: it comes right behind the image on the desk, before what is held already."""
 
     entry: QueueEntry
     item: Item
@@ -43,6 +44,7 @@ class Card:
     suggestion: Suggestion | None
     is_tiny: bool
     is_returned: bool
+    is_due: bool
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,7 @@ def _card(project: Project, entry: QueueEntry, names: dict[int, str], returned: 
         suggestion=Suggestion(guess[0], names[guess[0]], percent(guess[1])) if guess and guess[0] in names else None,
         is_tiny=is_tiny(entry.item),
         is_returned=returned is not None and entry.item_id == returned.item_id,
+        is_due=entry.reason_code in shares.NEEDS,
     )
 
 
@@ -263,11 +266,11 @@ def _why_empty(project: Project, user: Any, classes: list[Any], progress: Any) -
         return {"empty": "no_items"}
     if not classes:
         return {"empty": "no_classes"}
-    if not progress.open:
+    if not progress.open and not needs.has_second_looks(project, user):
         counts = queries.pool_counts(project)
         return {"empty": "all_answered", "skipped": sum(counts[split][Item.State.SKIPPED] for split in Split.values)}
     held = queries.other_holders(project, user)
-    if len(held) >= progress.open:
+    if progress.open and len(held) >= progress.open:
         return {"empty": "all_held", "holders": _holders(held)}
     return {"empty": "start"}
 

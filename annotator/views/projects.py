@@ -29,7 +29,11 @@ GROUPS = (
     ("Questions", ("acquisition", "cold_start", "queue_length", "show_suggestions")),
     ("Proposals", ("propose_above", "proposals_at_most")),
     ("Accepting unseen", ("auto_accept", "target_precision", "certificate_confidence", "threshold_per_class")),
-    ("Random checks", ("audit_fraction", "audit_minimum", "audit_share")),
+    (
+        "What questions are for",
+        ("audit_share", "baseline_share", "second_opinion_share", "suspect_share", "automatic_share"),
+    ),
+    ("Random checks", ("audit_fraction", "audit_minimum")),
 )
 
 

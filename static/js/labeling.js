@@ -53,6 +53,9 @@ const cards = () => [...deck.querySelectorAll(".card")];
 const front = () => deck.querySelector("[data-front]");
 const cardOf = (item) => deck.querySelector(`.card[data-item="${item}"]`);
 
+/** What comes next, behind the image on the desk and those that are due already: a check that is due comes before it. */
+const behindDue = () => cards().slice(1).find((card) => !("due" in card.dataset)) ?? waiting;
+
 /** Load and decode a card's picture; resolves when it can be shown, or when it is clear that it cannot. */
 function prepare(card) {
   const picture = card.querySelector("img");
@@ -188,7 +191,7 @@ function receive(part, outcome) {
   for (const card of held) {
     if (awaited.has(card.dataset.item) || cardOf(card.dataset.item)) continue;
     if ("returned" in card.dataset) deck.prepend(card);
-    else deck.insertBefore(card, waiting);
+    else deck.insertBefore(card, "due" in card.dataset ? behindDue() : waiting);
     prepare(card);
   }
   if (!pending.length) {
