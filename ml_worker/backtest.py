@@ -89,10 +89,12 @@ def run(
         bench.folder.mkdir(parents=True, exist_ok=True)
         np.save(bench.folder / "images.npy", images)
         drawing = _Drawing(bench, targets, is_held_out, len(labelled.classes), n_test)
-        with SideBySide(min(processes, len(list(wanted.units()))), polite=polite) as workers:
+        units = list(wanted.units())
+        done = sum(bench.finished(unit).exists() for unit in units) / len(units)
+        with SideBySide(min(processes, len(units)), polite=polite) as workers:
             seeds = [(drawing, seed) for seed in range(wanted.seeds)]
-            for _ in workers.results(_draw, seeds, lambda place: None, lambda: advance(0.0)):
-                advance(0.0)
+            for _ in workers.results(_draw, seeds, lambda place: None, lambda: advance(done)):
+                advance(done)
             return sit(bench, labelled.classes, workers, progress, advance)
 
 

@@ -206,9 +206,8 @@ def test_the_past_knows_what_people_said_and_nothing_else(answered: Project, bob
     assert scene.order is not None
     ids = taken.embedded.item_ids[scene.order]
     np.testing.assert_array_equal(ids, sorted(ids))  # they were answered in order of their ids, but for the pool's
-    for row in known:
-        if scene.targets[row] >= 0:
-            assert scene.targets[row] == (taken.embedded.item_ids[row] % 2 == 1)
+    named = known[scene.targets[known] >= 0]
+    np.testing.assert_array_equal(scene.targets[named], taken.embedded.item_ids[named] % 2)
 
 
 def test_a_check_answered_out_of_turn_measures_nothing(answered: Project) -> None:

@@ -55,7 +55,7 @@ def write_zip(path: Path, given: dict[str, bytes]) -> str:
 def back_test(source: str, test: str | None = None, **plan: Any) -> tuple[dict[str, Any], list[str]]:
     """The result and the lines of progress."""
     lines: list[str] = []
-    wanted = {
+    wanted: dict[str, Any] = {
         "encoder": "pca_pixels",
         "encoder_parameters": clean_parameters("encoder", "pca_pixels", {}),
         "head": ["label_spreading"],
@@ -306,8 +306,10 @@ def test_what_was_finished_is_not_done_again(tmp_path: Path, monkeypatch: pytest
     sat: list[str] = []
     runs = simulated_person.runs
     monkeypatch.setattr(simulated_person, "runs", lambda *given: sat.append(given[2].key) or runs(*given))  # type: ignore[func-returns-value]
+    shares.clear()
     result, _ = back_test(source, advance=shares.append, **plan)
     assert len(sat) == 2
+    assert shares[0] == 0.5  # it goes on from where it was
     assert not {f"{key}.json" for key in sat} & set(finished)
     assert without_seconds(result) == without_seconds(back_test(source, **plan | {"folder": None})[0])
     assert shares[-1] == 1.0
