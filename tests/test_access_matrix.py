@@ -201,7 +201,7 @@ def _things(project: Project, seed: int) -> dict[str, Any]:
 
 def _round(project: Project) -> Round:
     model = ModelVersion.objects.create(
-        project=project, number=1, encoder="x", algorithm="x", class_ids=[], label_watermark=0, label_count=0,
+        project=project, number=1000, encoder="x", algorithm="x", class_ids=[], label_watermark=0, label_count=0,
         answer_count=0,
     )  # fmt: skip
     return Round.objects.create(
