@@ -340,6 +340,15 @@ def test_the_worst_are_opened_and_no_more_than_so_many(clouds: Clouds, monkeypat
     assert clouds.numbers() == [6, 7, 8]
 
 
+def test_a_settled_one_takes_no_place_from_the_others(clouds: Clouds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suspecting, "OPEN_AT_MOST", 1)
+    worst, next_one = doubted(clouds, 1, 0.9), doubted(clouds, 2, 0.8)
+    store(clouds, worst)
+    clouds.settle(clouds.suspects()[0], clouds.dog)
+    assert store(clouds, worst, next_one) == 1
+    assert clouds.numbers() == [2]
+
+
 def test_what_is_suspected_again_opens_again(clouds: Clouds) -> None:
     store(clouds, doubted(clouds, 1))
     store(clouds)
