@@ -252,9 +252,10 @@ def _chosen(
     # Candidates arrive in any order; sorted, the result does not depend on it.
     rows = np.sort(candidates)
     sought: list[Entry] = []
-    if phase.is_seeking and not is_cold and settings.acquisition not in acquisition.STARTERS:
-        opening, n = _function(settings, is_cold=True), round(handover.SEEKING * budget)
-        sought = _asked_for(opening, pool, learned, rows, train_rows, n, rng, train, columns)
+    n_sought = round(handover.SEEKING * budget) if phase.is_seeking and not is_cold else 0
+    if n_sought and settings.acquisition not in acquisition.STARTERS:
+        opening = _function(settings, is_cold=True)
+        sought = _asked_for(opening, pool, learned, rows, train_rows, n_sought, rng, train, columns)
         rows = np.setdiff1d(rows, [entry.row for entry in sought])
     name = _function(settings, is_cold)
     found = _asked_for(name, pool, learned, rows, train_rows, budget - len(sought), rng, train, columns)

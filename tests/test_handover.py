@@ -192,29 +192,30 @@ def test_every_fourth_question_looks_for_classes_without_an_answer() -> None:
     assert codes(seeking, asked=30)[:4].count("typical") <= 1
     for acquisition in ("random_sampling", "typiclust"):
         assert len(set(codes(seeking, asked=30, acquisition=acquisition))) == 1
+    assert codes(seeking, asked=30, queue_length=1) == ["close_call"]
     # More of them than there are other open items: all are asked.
     assert len(codes(seeking, asked=30, queue_length=60)) == 60
 
 
 def test_what_the_overview_asks_for_does_not_copy_the_question_before_it() -> None:
-    points = np.repeat(np.random.default_rng(0).normal(size=(60, 3)), 2, axis=0)
-    pool = pool_of(points)
-    probs = np.full((120, 2), 0.5, np.float32)
-    learned = fast_loop.Learned(probs, np.log(probs), None, None, {})
+    # Every picture twice. The third of the close calls copies the first of the typical ones, which comes fourth.
+    pool = pool_of(np.repeat(np.random.default_rng(0).normal(size=(60, 3)), 2, axis=0))
+
+    def asked(phase: Phase, probs: np.ndarray) -> list[int]:
+        learned = fast_loop.Learned(probs, np.log(probs), None, None, {})
+        given = (pool, learned, np.arange(120), NOBODY.rows, NOBODY.rows, SETTINGS)
+        return [entry.row for entry in order(*given, np.random.default_rng(0), NOBODY, phase)]
+
     seeking = Phase(why="able", since=20, unmet=1, unmet_since=30, is_seeking=True)
-    entries = order(
-        pool,
-        learned,
-        np.arange(120),
-        NOBODY.rows,
-        NOBODY.rows,
-        SETTINGS,
-        np.random.default_rng(0),
-        NOBODY,
-        seeking,
-    )
-    pairs = [entry.row // 2 for entry in entries]
-    assert all(one != other for one, other in pairwise(pairs))
+    probs = np.tile(np.array([0.9, 0.1], np.float32), (120, 1))
+    typical = asked(seeking, probs)[3]
+    others = [row for row in range(0, 120, 2) if row // 2 != typical // 2][:3]
+    for rank, row in enumerate([*others[:2], typical ^ 1, others[2]]):
+        probs[row] = [0.5 + 0.01 * rank, 0.5 - 0.01 * rank]
+    rows = asked(seeking, probs)
+    assert rows[:2] == others[:2]
+    assert {typical, typical ^ 1} < set(rows[:6])
+    assert all(one // 2 != other // 2 for one, other in pairwise(rows))
 
 
 # --- what is said of it
