@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,6 @@ HEADS = ("label_spreading", "logistic_regression")
 # Rows above which one head, and one sharing of the folds, must do: every fold scores the whole pool.
 ROWS_FOR_ALL = 100_000
 NEAR = 6
-# Having stopped, it begins anew when there are so many times the labels.
-AGAIN_AT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +41,10 @@ def study(project: Project, taken: Snapshot) -> dict[str, Any]:
     n_labels = len(taken.train.rows)
     told = _earlier(project)
     stopped_at, since = told.get("stopped_at"), told.get("since")
-    if stopped_at and n_labels >= AGAIN_AT * stopped_at:
+    if stopped_at and n_labels >= suspecting.AGAIN_AT * stopped_at:
         stopped_at, since = None, timezone.now().isoformat()
     elif not stopped_at:
-        hits = suspecting.newest_hits(project, datetime.fromisoformat(since) if since else None)
+        hits = suspecting.newest_hits(project, since)
         stopped_at = n_labels if hits.is_not_worth_it else None
     result: dict[str, Any] = {"labels": n_labels, "stopped_at": stopped_at, "since": since}
     if stopped_at:

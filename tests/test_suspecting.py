@@ -317,9 +317,10 @@ def test_the_newest_forty_decide(clouds: Clouds) -> None:
     Suspect.objects.filter(pk__in=early).update(
         state="repaired", settled_at=timezone.now() - timezone.timedelta(days=2)
     )
+    yesterday = (timezone.now() - timezone.timedelta(days=1)).isoformat()
     hits = suspecting.newest_hits(clouds.project, None)
     assert (hits.settled, hits.repaired) == (40, 10)
-    assert suspecting.newest_hits(clouds.project, timezone.now() - timezone.timedelta(days=1)).repaired == 0
+    assert suspecting.newest_hits(clouds.project, yesterday).repaired == 0
 
 
 # --- the table ----------------------------------------------------------------------------------------------------

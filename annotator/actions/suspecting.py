@@ -32,6 +32,8 @@ NEWEST, SETTLED_AT_LEAST = 40, 20
 # than labels drawn at random are in an average data set (3.4 % over ten of them, Northcutt et al. 2021). The rate of
 # wrong labels that confident learning estimates itself is no yardstick: it counts whatever the model confuses.
 WORTH_ASKING = 0.15
+# With so many times the labels it begins anew: the model is another one by then.
+AGAIN_AT = 2
 KEPT = "said a doubted label is right"
 
 
@@ -113,11 +115,11 @@ def standing(project: Project) -> Standing:
     )
 
 
-def newest_hits(project: Project, since: datetime | None) -> HitRate:
-    """Of the newest that were settled, after this time. One query."""
+def newest_hits(project: Project, since: str | None) -> HitRate:
+    """Of the newest that were settled, after this time (ISO 8601), if it is given. One query."""
     rows = settled(project)
     if since is not None:
-        rows = rows.filter(settled_at__gt=since)
+        rows = rows.filter(settled_at__gt=datetime.fromisoformat(since))
     states = list(rows.order_by("-settled_at", "-id").values_list("state", flat=True)[:NEWEST])
     return hit_rate(states.count(Suspect.State.REPAIRED), len(states))
 

@@ -72,8 +72,8 @@ def panel(membership: Membership) -> dict[str, Any]:
         standing=standing,
         labels=told.get("labels", 0),
         wrong=_wrong(told, standing),
-        stopped=suspecting.newest_hits(project, None) if stopped_at else None,
-        resumes_at=2 * (stopped_at or 0),
+        stopped=suspecting.newest_hits(project, told.get("since")) if stopped_at else None,
+        resumes_at=suspecting.AGAIN_AT * (stopped_at or 0),
         effect=_in_points(told.get("effect")),
     )
     return {"suspicion": suspicion, "may_see_suspects": allows(membership.role, REVIEW)}
