@@ -1,6 +1,6 @@
 """Suspected labels: against cleanlab on the same probabilities, and against re-checking labels at random.
 
-    python benchmarks/label_errors.py                                    # digits, ten seeds: some two minutes
+    python benchmarks/label_errors.py                                    # digits, ten seeds: some five minutes
     python benchmarks/label_errors.py --images train.zip --cache FOLDER  # class folders, a self-supervised encoder
 
 Labels of a random part of the pool (--labels) are made wrong: a tenth or a fifth of them, to any other class or to the
