@@ -2,7 +2,7 @@
 gained.
 
 The arithmetic is forecast.py's, errors_left.py's and gain.py's. At most eight fits of the head for the curve and
-eleven for the gain; in pools of more than `REFIT_AT_MOST` images a fit scores them all and takes long, so the curve
+ten for the gain; in pools of more than `REFIT_AT_MOST` images a fit scores them all and takes long, so the curve
 goes through what was measured of the models as they came, and the gain is not asked about.
 """
 

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from ml_worker import forecast
 from ml_worker.fast_loop import Answers
-from ml_worker.heads import resampled
 
 BASELINE_AT_LEAST, CHECKS_AT_LEAST = 20, 30
-DRAWS, MEMBERS = 3, 3
+HALVES = 5
 LEVEL = 0.95
 _WORLDS = 2000
 # A random curve is followed so many times its own length, no further.
@@ -28,14 +27,12 @@ Right = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Gain:
-    """n answers each. chosen, first, baseline: accuracies on the checks, 0..1; first: of the first n chosen ones.
-    low, high: 95 % interval of chosen - baseline. worth: random answers that would teach as much as the n chosen ones,
-    None where the random curve does not say."""
+    """n answers each. chosen, baseline: accuracies on the checks, 0..1. low, high: 95 % interval of their difference.
+    worth: random answers that would teach as much as the n chosen ones, None where the random curve does not say."""
 
     n: int
     checks: int
     chosen: float
-    first: float
     baseline: float
     low: float
     high: float
@@ -60,59 +57,51 @@ def lack(n_baseline: int, n_chosen: int, n_checks: int) -> str:
 def compare(
     baseline: Answers, chosen: Answers, n_checks: int, right_of: Callable[..., Right], seed: int = 0
 ) -> Gain | None:
-    """The gain; None while `lack` says why not, or where a part has fewer than two classes. Eleven fits at most.
+    """The gain; None while `lack` says why not, or where a part has fewer than two classes. Ten fits at most.
 
-    Both in the order the answers came; right_of: `forecast.scorer`. The chosen arm is the mean of `DRAWS` heads, each
-    from as many chosen answers drawn by lot as there are random ones. The interval is a paired bootstrap: the checks
-    weigh otherwise (Rubin 1981), the chosen draws are drawn anew, and the random answers, of which there is one lot
-    only, weigh otherwise too (`MEMBERS` refits). A check that only the one arm names rightly and one that only the
-    other does are added, with half a weight each, so that arms that agree on every check are not taken for equal for
-    certain.
+    Both in the order the answers came, and of both the first n; right_of: `forecast.scorer`. Chosen answers drawn by
+    lot would be no comparison: late ones make up for what the early ones left open, and say little without them
+    (digits: 21 of 280 by lot taught 0.52, the first 21 0.94, 21 at random 0.85).
+
+    The interval is a paired bootstrap over the checks (Rubin 1981), with the luck of the lot: there is one lot of
+    random answers only, and how far another would lie from it is taken from heads on halves of it (the jackknife that
+    deletes half; Shao and Wu 1989), whose spread is that of the whole. With few answers that is most of the doubt: on
+    digits 20 at random teach anything from 0.6 to 0.9. Of the chosen answers it is asked what these ones taught. A
+    check that only the one arm names rightly and one that only the other does are added, with half a weight each, so
+    that arms that agree on every check are not taken for equal for certain.
     """
-    n = min(len(baseline.rows), len(chosen.rows))
     if lack(len(baseline.rows), len(chosen.rows), n_checks):
         return None
-    rng = np.random.default_rng([seed, n, n_checks])
-    lots = [np.sort(rng.permutation(len(chosen.rows))[:n]) for _ in range(DRAWS)]
-    parts = [_part(baseline, np.arange(n)), _part(chosen, np.arange(n)), *(_part(chosen, lot) for lot in lots)]
-    if any(len(np.unique(part.targets)) < 2 for part in parts):
+    rng = np.random.default_rng([seed, len(baseline.rows), n_checks])
+    n = min(len(baseline.rows), len(chosen.rows))
+    arms = [Answers(each.rows[:n], each.targets[:n]) for each in (chosen, baseline)]
+    if any(len(np.unique(arm.targets)) < 2 for arm in arms):
         return None
-    random, first, *drawn = (right_of(part.rows, part.targets) for part in parts)
-    even = np.ones(n, np.float32)
-    members = [right_of(parts[0].rows, parts[0].targets, resampled(even, member)) for member in range(MEMBERS)]
-    worlds = _differences(random, np.array(drawn), np.array(members), rng)
+    right = [right_of(arm.rows, arm.targets) for arm in arms]
+    lots = [rng.permutation(n)[: n // 2] for _ in range(HALVES)]
+    halves = [right_of(arms[1].rows[lot], arms[1].targets[lot]) for lot in lots]
+    worlds = _differences(right[0], right[1], np.array(halves), rng)
     low, high = np.quantile(worlds, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    accuracy = float(np.mean(drawn))
+    accuracy = float(right[0].mean())
     return Gain(
         n=n,
         checks=n_checks,
         chosen=accuracy,
-        first=float(first.mean()),
-        baseline=float(random.mean()),
+        baseline=float(right[1].mean()),
         low=max(-1.0, float(low)),
         high=min(1.0, float(high)),
-        worth=_worth(parts[0], random, accuracy, right_of),
+        worth=_worth(arms[1], right[1], accuracy, right_of),
     )
 
 
-def _part(given: Answers, places: NDArray[np.int64]) -> Answers:
-    return Answers(given.rows[places], given.targets[places])
-
-
-def _differences(random: Right, drawn: Right, members: Right, rng: np.random.Generator) -> NDArray[np.float64]:
-    """chosen - random in many worlds (W,). random (M,); drawn (D, M); members (E, M)."""
+def _differences(chosen: Right, random: Right, halves: Right, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Chosen less random in many worlds, float64 (W,). chosen, random: (M,); halves: (H, M)."""
     weight = rng.gamma(1.0, size=(_WORLDS, len(random)))
     only = rng.gamma(0.5, size=(_WORLDS, 2))  # named rightly by the chosen arm alone, by the random one alone
     whole = weight.sum(axis=1) + only.sum(axis=1)
-    every = np.arange(_WORLDS)[:, None]
-    of_drawn = (weight @ drawn.T) / whole[:, None]
-    of_members = (weight @ members.T) / whole[:, None]
-    again = rng.integers(len(drawn), size=(_WORLDS, len(drawn)))
-    chosen = of_drawn[every, again].mean(axis=1)
-    # How far another lot of random answers lies from this one; its mean is no estimate, for weights cost accuracy.
-    luck = (of_members - of_members.mean(axis=1, keepdims=True))[every[:, 0], rng.integers(len(members), size=_WORLDS)]
-    level = (weight @ random) / whole + luck * np.sqrt(len(members) / (len(members) - 1))
-    difference: NDArray[np.float64] = chosen - level + (only[:, 0] - only[:, 1]) / whole
+    luck = halves.mean(axis=1).std(ddof=1) * rng.normal(size=_WORLDS)
+    apart = weight @ (chosen.astype(float) - random) + only[:, 0] - only[:, 1]
+    difference: NDArray[np.float64] = apart / whole + luck
     return difference
 
 

@@ -316,6 +316,11 @@ def told(advice: str, gain: float = 0.004, low: float = 0.0, high: float = 0.011
             "The next 100 answers are expected to raise accuracy by 0.4 points (0 to 1.1): going on pays little",
         ),
         (
+            told("stop", 0.0003, -0.012, 0.012),
+            "stop",
+            "The next 100 answers are not expected to raise accuracy (−1.2 to 1.2 points): going on pays little",
+        ),
+        (
             told("go_on", 0.03, 0.012, 0.06),
             "go_on",
             "Go on: the next 100 answers are worth about 3 points (1.2 to 6)",
@@ -412,7 +417,10 @@ def test_only_an_owner_is_sent_to_the_settings(login: Login, blobs: Blobs, bob: 
     blobs.answer(blobs.checks, "audit")
     blobs.answer(blobs.rest[:40], "close_call")
     blobs.study()
-    address, settings = f"/projects/{blobs.project.pk}/", f'href="/projects/{blobs.project.pk}/settings/"'
+    address, settings = (
+        f"/projects/{blobs.project.pk}/",
+        f'href="/projects/{blobs.project.pk}/settings/#baseline_share"',
+    )
     for person, is_owner in ((blobs.alice, True), (bob, False)):
         panel = login(person).get(address).text.split('id="forecast"', 1)[1].split("</section>", 1)[0]
         assert "0 of 20 answers to images drawn at random are given" in panel

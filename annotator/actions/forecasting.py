@@ -98,6 +98,8 @@ def advise(forecast: dict[str, Any]) -> tuple[str, str]:
     answers = "The next answer is" if ahead["more"] == 1 else f"The next {ahead['more']:,} answers are"
     between = f"{points(ahead['gain_low'])} to {points(ahead['gain_high'])}"
     worth = f"{points(ahead['gain'])} point{'' if points(ahead['gain']) in ('1', '1.0') else 's'}"
+    if forecast["advice"] == "stop" and points(ahead["gain"]) == "0":
+        return "stop", f"{answers} not expected to raise accuracy ({between} points): going on pays little"
     if forecast["advice"] == "stop":
         return "stop", f"{answers} expected to raise accuracy by {worth} ({between}): going on pays little"
     if forecast["advice"] == "go_on":

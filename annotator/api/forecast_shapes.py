@@ -39,7 +39,7 @@ class OutlookShape(serializers.Serializer[Any]):
         " sum, sum_with_open; unmeasured: labels nothing measures",
     )
     gain = serializers.JSONField(
-        help_text="n answers each: accuracies chosen, first (of the first n) and baseline (drawn at random), their"
+        help_text="n answers each: accuracies chosen (of the first n) and baseline (drawn at random), their"
         " difference between low and high at 95 %; worth: random answers that teach as much; lack: why not yet"
     )
     pace = PaceShape(allow_null=True)
