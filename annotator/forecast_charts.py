@@ -83,9 +83,7 @@ def _axes(width: int, height: int, x_max: float, y_min: float, x: Any, y: Any) -
         '<text x="{}" y="{}" text-anchor="middle">{}</text>',
         ((x(at), height - _BOTTOM + 17, f"{at:,.0f}") for at in columns),
     )
-    title = format_html(
-        '<text x="{}" y="{}" text-anchor="end">answers learnt from</text>', width - _RIGHT, height - 4
-    )
+    title = format_html('<text x="{}" y="{}" text-anchor="end">answers learnt from</text>', width - _RIGHT, height - 4)
     return grid + ticks + title
 
 
