@@ -262,6 +262,13 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "COMPONENT_SPLIT_REQUEST": True,  # an uploaded file is bytes on the way in
+    # Fields called "state" of several tables; unnamed, the names would be hashes.
+    "ENUM_NAME_OVERRIDES": {
+        "JobState": "annotator.models.Job.State",
+        "ItemState": "annotator.models.Item.State",
+        "ProposalState": "annotator.models.Proposal.State",
+        "SuspectState": "annotator.models.Suspect.State",
+    },
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "annotator.api.schema.add_refusals",

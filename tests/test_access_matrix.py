@@ -343,10 +343,11 @@ def test_an_outsider_cannot_tell_a_project_from_none(name: str, world: World, as
     there, nowhere = world.here["project_id"], 10**9
     seen = ask("outsider", method, name).content.decode()
     unseen = ask("outsider", method, name, project_id=nowhere).content.decode()
-    assert _without_tokens(seen.replace(str(there), "N")) == _without_tokens(unseen.replace(str(nowhere), "N"))
+    assert _without_tokens(seen, there) == _without_tokens(unseen, nowhere)
 
 
-def _without_tokens(html: str) -> str:
+def _without_tokens(html: str, project_id: int) -> str:
+    html = re.sub(rf"\b{project_id}\b", "N", html)
     return re.sub(r'"x-csrftoken": "\w+"|name="csrfmiddlewaretoken" value="\w+"', "", html)
 
 

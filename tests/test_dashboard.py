@@ -213,5 +213,5 @@ def test_the_number_of_queries_does_not_grow_with_the_data(
     login: Login, alice: User, project: Project, proposals: list[Proposal], django_assert_max_num_queries: Any
 ) -> None:
     client = login(alice)
-    with django_assert_max_num_queries(36):
+    with django_assert_max_num_queries(52):
         show(client, project)
