@@ -11,6 +11,7 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, connection, transaction
 from django.test import Client
 
+from annotator import queries
 from annotator.actions import certifying, exporting, proposing, queueing, round_checks, rounds
 from annotator.errors import Conflict, InvalidSettings, NotFound
 from annotator.models import (
@@ -160,9 +161,9 @@ def rechecked(rng: np.random.Generator, right: np.ndarray) -> bool:
     """The usual bound after every answer, anew in every round."""
     for _ in range(10):
         order = rng.permutation(400)
+        wrong = np.cumsum(~right[order])
         for n in range(29, 200):
-            k = int(right[order[:n]].sum())
-            if gate.lower_bound(k, n, DELTA) >= 0.9:
+            if n >= gate.audits_needed(0.9, DELTA, int(wrong[n - 1])):
                 return bool(right[order[n:]].mean() < 0.9)
     return False
 
@@ -178,9 +179,9 @@ def without_others(rng: np.random.Generator, right: np.ndarray) -> bool:
     return False
 
 
-@pytest.mark.parametrize("picked", [0, 100])
-def test_who_starts_round_after_round_is_told_the_truth(picked: int) -> None:
-    assert broken(lambda rng, right: by_rounds(rng, right, picked)) <= ALLOWED
+@pytest.mark.parametrize(("wrong", "picked"), [(34, 0), (18, 180)])
+def test_who_starts_round_after_round_is_told_the_truth(wrong: int, picked: int) -> None:
+    assert broken(lambda rng, _: by_rounds(rng, np.arange(400) >= wrong, picked)) <= ALLOWED
 
 
 @pytest.mark.parametrize("rule", [rechecked, without_others])
@@ -487,6 +488,25 @@ def test_one_class_at_a_time_where_each_has_its_own_threshold(offered: Rigged) -
     answer_due(offered)
     offered.take_stock()
     assert set(Proposal.objects.filter(state="auto_accepted").values_list("label_class", flat=True)) == {told.class_id}
+
+
+def test_the_queue_hands_its_checks_out_in_the_order_drawn_and_blind(offered: Rigged, bob: User) -> None:
+    others = dict.fromkeys(("audit_share", "baseline_share", "second_opinion_share", "suspect_share"), 0.0)
+    offered.choose(automatic_share=1.0, show_suggestions=True, **others)
+    offered.take_stock()
+    drawn = start(offered)
+    order = list(drawn.checks.values_list("item_id", flat=True))
+    held = queueing.reserve_items(project=offered.project, annotator=offered.alice, count=3)
+    bobs = queueing.reserve_items(project=offered.project, annotator=bob, count=2)
+    assert {entry.item_id for entry in held} == set(order[:3])
+    assert {entry.item_id for entry in bobs} == set(order[3:5])
+    assert {entry.reason_code for entry in held + bobs} == {"automatic"}
+    assert not any(queries.shows_hint(entry, offered.project) for entry in held)
+    offered.answer(held[0].item, offered.class_of(held[0].item))
+    assert round_checks.said_in_order(drawn).count(round_checks.RIGHT) == 1
+    rounds.cancel_round(project=offered.project, actor=offered.alice, round_id=drawn.pk)
+    asked = queueing.reserve_items(project=offered.project, annotator=bob, count=20)
+    assert {entry.item_id for entry in asked if entry.reason_code == "automatic"} == {entry.item_id for entry in bobs}
 
 
 # --- and back -----------------------------------------------------------------------------------------------------

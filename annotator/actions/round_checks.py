@@ -5,6 +5,7 @@ was settled by the draw. An answer given with the model's word in view, and one 
 model is wrong and as an error where they agree with it. Skipped, disputed, or none of the classes: the model is wrong.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,11 +30,21 @@ class Progress:
     at_most: int
     left: int
 
+    @property
+    def share(self) -> float:
+        """Of the answers, what the checks of automatic labels get."""
+        return self.round.project.settings.automatic_share
+
+    @property
+    def answers_until(self) -> int | None:
+        """Answers, all in all, until it is judged; None where its checks get no share of them."""
+        return math.ceil(self.missing / self.share) if self.share > 0 else None
+
 
 def running(project: Project) -> Round | None:
     """The round that is going on."""
     open_rounds = Round.objects.filter(project=project, state=Round.State.RUNNING)
-    return open_rounds.select_related("label_class", "model_version").first()
+    return open_rounds.select_related("label_class", "model_version", "project").first()
 
 
 def said(project: Project, predicted: dict[int, int]) -> dict[int, int]:

@@ -273,6 +273,10 @@ def _end(drawn: Round, state: str, why: str, actor: User | None = None) -> bool:
     going = Round.objects.filter(pk=drawn.pk, state=Round.State.RUNNING)
     if not going.update(state=state, ended_at=timezone.now(), ended_why=why[:300]):
         return False
+    waiting = QueueEntry.objects.select_for_update(skip_locked=True, of=("self",)).filter(
+        item__round_checks__round=drawn, reason_code=QueueEntry.Reason.AUTOMATIC, leased_until__isnull=True
+    )
+    QueueEntry.objects.filter(pk__in=list(waiting.values_list("pk", flat=True))).delete()
     drawn.refresh_from_db()
     AuditEvent.objects.create(
         project_id=drawn.project_id,
