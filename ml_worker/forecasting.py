@@ -209,27 +209,25 @@ def _label_counts(project: Project) -> dict[str, int]:
 
 
 def _asked_again(project: Project) -> tuple[int, int]:
-    """Images asked a second time and answered blind, and how many of those answers named another class. One query.
+    """Images asked for a second opinion, and how many of those answers named another class. Two queries.
 
-    Second opinions, else what was suspected. Either is a ceiling: of two answers that differ one at least is wrong,
-    not always the first; and what is suspected is wrong more often than the rest.
+    A ceiling: of two answers that differ one at least is wrong, not always the first. Second looks at suspects do not
+    count: they are wrong far more often than the rest, and would only say "fewer than nearly all".
     """
     task_type = task_types.get(project.task_type)
-    again = {reason: [0, 0] for reason in (QueueEntry.Reason.SECOND_OPINION, QueueEntry.Reason.SUSPECT)}
-    asked_again = Annotation.objects.filter(project=project, reason_code__in=list(again)).values("item_id")
+    opinion = QueueEntry.Reason.SECOND_OPINION
+    asked_again = Annotation.objects.filter(project=project, reason_code=opinion).values("item_id")
     answers = Annotation.objects.filter(
         project=project, item__in=asked_again, kind=Annotation.Kind.LABEL, source=Annotation.Source.PERSON
     )
+    checked = wrong = 0
     before: dict[int, dict[str, Any]] = {}
     for answer in answers.order_by("created_at", "id"):
         value = answer.value or {}
-        if answer.reason_code in again and answer.item_id in before and not answer.suggestion_shown:
-            counted = again[QueueEntry.Reason(answer.reason_code)]
-            counted[0] += 1
-            counted[1] += task_type.agreement(before[answer.item_id], value) < 1
+        if answer.reason_code == opinion and answer.item_id in before and not answer.suggestion_shown:
+            checked += 1
+            wrong += task_type.agreement(before[answer.item_id], value) < 1
         before[answer.item_id] = value
-    opinions, suspects = again.values()
-    checked, wrong = opinions if opinions[0] else suspects
     return checked, wrong
 
 

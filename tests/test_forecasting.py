@@ -514,7 +514,7 @@ def test_the_gain_is_one_sentence() -> None:
     )
 
 
-def test_random_checks_of_a_suspect_count_when_there_are_no_second_opinions(blobs: Blobs, bob: User) -> None:
+def test_second_looks_at_suspects_say_nothing_of_the_other_labels(blobs: Blobs, bob: User) -> None:
     given = blobs.answer(blobs.rest[:3], "close_call")
     queueing.fill_queue(project=blobs.project, entries=[])
     make_item(blobs.project, 999)
@@ -523,4 +523,4 @@ def test_random_checks_of_a_suspect_count_when_there_are_no_second_opinions(blob
         value={"class": blobs.classes[1 - int(given[0].item.source_name) % 2].pk}, reason_code="suspect",
     )  # fmt: skip
     there = worker.study_errors(blobs.project, blobs.taken())["there"][0]
-    assert (there["checked"], there["wrong"], there["is_ceiling"]) == (1, 1, True)
+    assert (there["count"], there["checked"], there["wrong"]) == (3, 0, 0)

@@ -20,12 +20,13 @@ ORIGINS = {
     "not_proposed": "Open, not proposed",
 }
 BASIS = {
-    "answered": "asked again",
+    "answered": "second opinions",
     "reviewed": "random checks like those proposed",
     "unseen": "random checks of the certificate",
     "proposed": "random checks like those proposed",
     "not_proposed": "the other random checks",
 }
+UNTOLD = {"answered": "second opinions would tell"}
 CHOSEN_BY = {
     QueueEntry.Reason.TYPICAL: "as typical of many",
     QueueEntry.Reason.CLOSE_CALL: "by close calls",
@@ -84,7 +85,9 @@ def error_rows(errors: dict[str, Any]) -> list[ErrorRow]:
             title=ORIGINS[row["name"]],
             count=row["count"],
             wrong=_wrong(row) or "not measured",
-            basis=f"{row['wrong']:,} of {row['checked']:,} wrong: {BASIS[row['name']]}" if row["checked"] else "",
+            basis=f"{row['wrong']:,} of {row['checked']:,} wrong: {BASIS[row['name']]}"
+            if row["checked"]
+            else UNTOLD.get(row["name"], ""),
             is_open=is_open,
         )
         for key, is_open in (("there", False), ("open", True))
