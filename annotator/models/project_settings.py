@@ -51,7 +51,7 @@ class ProjectSettings:
     cold_start: str = _setting(
         "typiclust",
         "First questions",
-        "Which image is asked next, before there is a model.",
+        "Which image is asked next, until the model knows more than the clusters.",
         catalogue="acquisition",
         starts=True,
     )
