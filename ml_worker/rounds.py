@@ -34,6 +34,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -237,7 +238,7 @@ def propose(
     those a round may be about. Whatever this chooses, and by whatever answers, the promise holds.
     """
     found = None
-    free = np.sort(confidence[may_be_asked])
+    free, ascending = np.sort(confidence[may_be_asked]), np.sort(confidence)
     for part in [each for each in gate.LADDER if each <= WIDEST] if len(free) else []:
         threshold = float(free[-max(1, round(part * len(free)))])
         rows = np.flatnonzero(may_be_asked & (confidence >= threshold))
@@ -245,7 +246,8 @@ def propose(
         if not stages:
             continue
         # What lies above was let through already.
-        start, share = places_of(np.quantile(confidence[rows], [0.95, 0.0]), confidence)
+        surest = float(free[-max(1, round(0.05 * len(rows)))])
+        start, share = _places(np.array([surest, threshold]), ascending)
         inside = [
             each.right[(each.places <= share) & ((each.places >= start) | (start < 0.1))]
             for each in evidence
@@ -261,5 +263,8 @@ def propose(
 
 def places_of(confidence: Floats, confidence_pool: Floats) -> NDArray[np.float64]:
     """Of each confidence (n,) the share of the pool's (N,) that is at least as large; float64 (n,)."""
-    ascending = np.sort(confidence_pool)
+    return _places(confidence, np.sort(confidence_pool))
+
+
+def _places(confidence: NDArray[np.floating[Any]], ascending: Floats) -> NDArray[np.float64]:
     return 1.0 - np.searchsorted(ascending, confidence, side="left") / max(1, len(ascending))
