@@ -126,9 +126,9 @@ def test_a_need_that_had_nothing_to_ask_is_not_owed_all_it_missed() -> None:
     assert asked <= shares.MOST_OWED + 1
 
 
-def windows(answers: list[str], share: dict[str, float]) -> Counter[str]:
+def windows(answers: list[str], share: dict[str, float]) -> dict[str, float]:
     """By need: how far the worst of all 200 answers in a row was from its share, in answers."""
-    worst: Counter[str] = Counter()
+    worst = dict.fromkeys(share, 0.0)
     for start in range(len(answers) - shares.WINDOW + 1):
         seen = Counter(answers[start : start + shares.WINDOW])
         for need, part in share.items():
