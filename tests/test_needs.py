@@ -703,3 +703,14 @@ def test_the_desk_goes_on_with_second_looks_once_nothing_is_open(
     assert b"Nothing left to ask" not in login(alice).get(f"/projects/{project.pk}/label/").content
     assert [each.item for each in queueing.reserve_items(project=project, annotator=alice)] == [disputed]
     assert b"Two people disagreed" in login(alice).get(f"/projects/{project.pk}/label/").content
+
+
+def test_a_running_round_gets_half_of_the_answers_or_what_is_left() -> None:
+    reasons = shares.Reason
+    plain = ProjectSettings()
+    assert shares.shares(plain)[reasons.AUTOMATIC] == 0.05
+    assert shares.shares(plain, is_round_running=True)[reasons.AUTOMATIC] == 0.5
+    crowded = ProjectSettings(audit_share=0.7)  # 0.7 and three times 0.05 leave 0.15
+    assert shares.shares(crowded, is_round_running=True)[reasons.AUTOMATIC] == pytest.approx(0.15)
+    eager = ProjectSettings(automatic_share=0.6)
+    assert shares.shares(eager, is_round_running=True)[reasons.AUTOMATIC] == 0.6

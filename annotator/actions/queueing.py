@@ -24,7 +24,7 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from annotator import queries
-from annotator.actions import needs, shares
+from annotator.actions import needs, round_checks, shares
 from annotator.actions.needs import Desk, free
 from annotator.models import Annotation, Item, ModelVersion, Project, QueueEntry, Split
 
@@ -66,7 +66,7 @@ def _hand_out(project: Project, annotator: User, held: list[QueueEntry], missing
     answers = shares.newest_answers(project)
     out = QueueEntry.objects.filter(project=project, leased_until__gt=timezone.now(), leased_by__isnull=False)
     ledger = shares.Ledger(
-        shares.shares(project.settings),
+        shares.shares(project.settings, is_round_running=round_checks.running(project) is not None),
         [each.reason for each in answers],
         out.values_list("reason_code", "leased_by_id"),
         annotator.pk,

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from annotator import queries, task_types
-from annotator.models import Annotation, Item, Project, Round, RoundCheck
+from annotator.actions.shares import shares
+from annotator.models import Annotation, Item, Project, QueueEntry, Round, RoundCheck
 
 RIGHT, WRONG, UNANSWERED = 1, 0, -1
 
@@ -33,7 +34,7 @@ class Progress:
     @property
     def share(self) -> float:
         """Of the answers, what the checks of automatic labels get."""
-        return self.round.project.settings.automatic_share
+        return shares(self.round.project.settings, is_round_running=True)[QueueEntry.Reason.AUTOMATIC]
 
     @property
     def answers_until(self) -> int | None:

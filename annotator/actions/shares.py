@@ -23,6 +23,7 @@ Reason = QueueEntry.Reason
 NEEDS = (Reason.AUDIT, Reason.BASELINE, Reason.SECOND_OPINION, Reason.SUSPECT, Reason.AUTOMATIC)
 # Shares are promised for so many answers in a row.
 WINDOW = 200
+ROUND_SHARE = 0.5
 
 # So many rows are looked at; after so many answers an entry weighs 1 / e of what it did.
 NEWEST, FADES_IN = 3 * WINDOW, WINDOW
@@ -32,15 +33,23 @@ DUE, MOST_OWED = 0.5, 3.0
 HELD_COUNTS = 0.6
 
 
-def shares(settings: ProjectSettings) -> dict[str, float]:
-    """What each need is to get of the answers, 0..1."""
-    return {
+def shares(settings: ProjectSettings, *, is_round_running: bool = False) -> dict[str, float]:
+    """What each need is to get of the answers, 0..1.
+
+    A running certification round raises that of automatic labels to ROUND_SHARE, or what the others leave: somebody
+    started it to have it done, and its 300 checks would take 6,000 answers at a share of 5 %.
+    """
+    wanted: dict[str, float] = {
         Reason.AUDIT: settings.audit_share,
         Reason.BASELINE: settings.baseline_share,
         Reason.SECOND_OPINION: settings.second_opinion_share,
         Reason.SUSPECT: settings.suspect_share,
         Reason.AUTOMATIC: settings.automatic_share,
     }
+    if is_round_running:
+        left = 1.0 - sum(wanted.values()) + wanted[Reason.AUTOMATIC]
+        wanted[Reason.AUTOMATIC] = max(wanted[Reason.AUTOMATIC], min(ROUND_SHARE, left))
+    return wanted
 
 
 @dataclass(frozen=True)

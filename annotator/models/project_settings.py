@@ -140,8 +140,8 @@ class ProjectSettings:
     automatic_share: float = _setting(
         0.05,
         "Checks of unseen labels",
-        "Share of the answers that go to images whose label was accepted unseen, drawn at random. Whatever the shares "
-        "leave goes to the question order.",
+        "Share of the answers that go to images whose label was accepted unseen, drawn at random; while a round of "
+        "checks runs, half of them go to the round. Whatever the shares leave goes to the question order.",
         minimum=0.0,
         maximum=1.0,
         part_of_whole=True,

@@ -37,7 +37,7 @@ def panel(membership: Membership) -> dict[str, Any]:
     """The context of templates/needs.html. Ten to twelve queries."""
     project = membership.project
     answers = shares.newest_answers(project)[-shares.WINDOW :]
-    wanted = shares.shares(project.settings)
+    wanted = shares.shares(project.settings, is_round_running=round_checks.running(project) is not None)
     given = Counter(each.reason if each.reason in wanted else "" for each in answers)
     rows = [
         _row(title, wanted[need], given[need], len(answers), _lack(project, need)) for need, title in TITLES.items()
