@@ -331,7 +331,7 @@ def test_a_project_hands_over_by_its_checks_says_so_and_looks_for_a_class_that_i
     assert (phase["why"], phase["since"], phase["checks"]) == ("able", 28, 4)
     assert reasons() == {"close_call"}
     told = "since answer 28: right on 4 of 4 random checks, the clusters on 4."
-    assert queries.label_progress(project, alice).phase.endswith(told)
+    assert queries.phase_told(project, queries.current_model(project)).endswith(told)
     for page in ("", "label/"):
         assert told in login(alice).get(f"/projects/{project.pk}/{page}").text
 

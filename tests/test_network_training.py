@@ -430,7 +430,7 @@ def test_a_refit_draws_what_a_network_would_be_shown_and_saving_a_switch_asks_fo
     assert second["sha256"] != first["sha256"]
     assert not default_storage.exists(first["key"])
     projects.save_settings(project=shades, actor=alice, raw={"proposals_at_most": 100})
-    assert not Job.objects.filter(project=shades, state=Job.State.QUEUED).exists()
+    assert not Job.objects.filter(project=shades, kind=Job.Kind.REFIT, state=Job.State.QUEUED).exists()
 
 
 @pytest.mark.django_db

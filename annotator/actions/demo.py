@@ -21,7 +21,7 @@ INSTRUCTIONS = """Which digit did the writer mean? Press its key.
 
 Some are hard: choose what most people would read, and press s when you cannot tell.
 
-These are 1,797 real digits that people wrote on forms, shrunk to 8 x 8 pixels. The labels of 200 of them were kept
+These are 1,797 real digits that people wrote on forms, shrunk to 8 x 8 pixels. The labels of 200 of them were kept \
 aside as a test set; everything else is yours to label."""
 TEST_SIZE = 200
 SEED = 20
@@ -44,6 +44,7 @@ def create_demo_project(owner: User) -> Project | None:
         project = projects.create_project(
             owner=owner, name=_free_name(), class_names=[], instructions=INSTRUCTIONS, is_demo=True
         )
+        projects.save_settings(project=project, actor=owner, raw={"augment_mirror": False})  # a mirrored 3 is none
         classes = [
             projects.add_class(project=project, actor=owner, name=str(digit), shortcut=str(digit))
             for digit in range(10)

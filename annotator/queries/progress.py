@@ -68,7 +68,7 @@ def label_progress(project: Project, user: User) -> LabelProgress:
         until_refit=per_refit - since,
         answers_per_refit=per_refit,
         is_learning=is_learning(project),
-        phase=phase_told(project, model),
+        phase=phase(project),
         model_number=model.number if model else None,
         label_count=model.label_count if model else 0,
         accuracy=accuracy.accuracy,
