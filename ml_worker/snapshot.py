@@ -121,7 +121,9 @@ def _with_splits_of_now(project: Project, embedded: Embedded) -> Embedded:
 
 
 def _answers(project: Project, embedded: Embedded, class_ids: list[int]) -> dict[str, Answers]:
-    """Settled labels by split. Items whose people disagree, and labels of archived classes, are left out."""
+    """Settled labels by split. Items whose people disagree, and labels of archived classes, are left out; but of a
+    random check the first answer stands until the dispute is settled. Disputes gather where images are hard: without
+    them every model would look better than it is."""
     task_type = task_types.get(project.task_type)
     columns = {class_id: column for column, class_id in enumerate(class_ids)}
     naming = [Annotation.Kind.LABEL, Annotation.Kind.NONE_OF_THESE]
@@ -134,6 +136,8 @@ def _answers(project: Project, embedded: Embedded, class_ids: list[int]) -> dict
     targets: list[int] = []
     for item_id, given in by_item.items():
         value = queries.settled_value(task_type, given)
+        if value is None and _is_check(embedded, item_id) and queries.is_disputed(task_type, given):
+            value = min(given, key=lambda each: (each.created_at, each.pk)).value
         column = columns.get(task_type.class_ids(value)[0]) if value else None
         if column is not None:
             item_ids.append(item_id)
@@ -148,6 +152,11 @@ def _answers(project: Project, embedded: Embedded, class_ids: list[int]) -> dict
         split: Answers(rows[split_of == code].astype(np.int64), wanted[split_of == code])
         for split, code in SPLIT_CODES.items()
     }
+
+
+def _is_check(embedded: Embedded, item_id: int) -> bool:
+    rows, has_row = embedded.rows(np.array([item_id]))
+    return bool(has_row[0] and embedded.splits[rows[0]] == SPLIT_CODES[Split.AUDIT])
 
 
 def loop_settings(project: Project, seed: int) -> LoopSettings:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from django.contrib.auth.models import User
 from django.db import connection
@@ -31,6 +32,7 @@ from annotator.models import (
     Suspect,
 )
 from ml_worker import certifying as worker
+from ml_worker import snapshot
 from tests.cast import make_item
 
 Answer = Callable[..., Annotation]
@@ -287,16 +289,59 @@ def test_a_second_opinion_goes_to_somebody_else_and_blind(
 def test_only_what_one_person_labelled_waits_for_a_second_opinion(
     project: Project, alice: User, bob: User, carol: User, cat: LabelClass, answer: Answer
 ) -> None:
-    skipped, foreign, check, twice, test = (make_item(project, seed) for seed in range(5))
-    Item.objects.filter(pk=check.pk).update(split=Split.AUDIT)
+    skipped, foreign, twice, test = (make_item(project, seed) for seed in range(4))
     answer(bob, skipped)
     answer(bob, foreign, kind="none_of_these")
-    answer(bob, check, cat)
     answer(bob, twice, cat)
     give(project, carol, held_for(project, carol, Reason.SECOND_OPINION), cat, count=0)
     answer(bob, test, cat)
     Item.objects.filter(pk=test.pk).update(split=Split.TEST)
     assert next_for(project, alice, Reason.SECOND_OPINION) is None
+
+
+@pytest.mark.parametrize("kind", ["label", "none_of_these"])
+def test_an_answered_random_check_gets_a_second_opinion_too(
+    project: Project, bob: User, carol: User, cat: LabelClass, dog: LabelClass, answer: Answer, kind: str
+) -> None:
+    check = make_item(project)
+    Item.objects.filter(pk=check.pk).update(split=Split.AUDIT)
+    held_for(project, bob, Reason.AUDIT)
+    answer(bob, check, *([cat] if kind == "label" else []), kind=kind)
+    give(project, carol, held_for(project, carol, Reason.SECOND_OPINION), dog, count=0)
+    answers = worker.blind_answers(project)  # disputed: still there, and wrong whatever the model says
+    assert (answers.class_ids.tolist(), answers.in_turn.tolist()) == ([worker.NO_CLASS], [True])
+
+
+def test_labels_and_random_checks_are_drawn_alike_for_second_opinions(
+    project: Project, bob: User, carol: User
+) -> None:
+    pool, checks = bare_items(project, 90), bare_items(project, 30, split=Split.AUDIT)
+    random.seed(7)
+    Item.objects.filter(project=project).update(state=Item.State.LABELLED)
+    desk = needs.Desk(project, carol, [], queueing.lease_end(), 0)
+    seen = Counter(needs._answered_nearby(desk)[0] for _ in range(400))
+    assert set(seen) <= {item.pk for item in [*pool, *checks]}
+    share = sum(seen[item.pk] for item in checks) / 400
+    assert 0.15 < share < 0.35  # a quarter of all
+
+
+def test_the_first_answer_to_a_disputed_check_measures_until_it_is_settled(
+    project: Project, alice: User, bob: User, carol: User, cat: LabelClass, dog: LabelClass, answer: Answer
+) -> None:
+    item, check = make_item(project), make_item(project, 1)
+    Item.objects.filter(pk=check.pk).update(split=Split.AUDIT)
+    for each in (item, check):
+        answer(bob, each, cat)
+    for _ in range(2):
+        give(project, carol, held_for(project, carol, Reason.SECOND_OPINION), dog, count=0)
+    ids = np.array([item.pk, check.pk])
+    embedded = snapshot.Embedded(Any, ids, np.array([0, 1], np.uint8))  # type: ignore[arg-type]
+    classes = [cat.pk, dog.pk]
+    said = snapshot._answers(project, embedded, classes)
+    assert (len(said["pool"].rows), said["audit"].rows.tolist(), said["audit"].targets.tolist()) == (0, [1], [0])
+    for _ in range(2):
+        give(project, alice, held_for(project, alice, Reason.SECOND_OPINION), dog, count=0)
+    assert snapshot._answers(project, embedded, classes)["audit"].targets.tolist() == [1]
 
 
 def test_a_second_answer_is_refused_where_none_was_asked_for(

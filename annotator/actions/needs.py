@@ -22,6 +22,13 @@ from annotator.actions.shares import Given, Reason, newest_answers
 from annotator.models import Annotation, Item, Project, Proposal, QueueEntry, Split, Suspect
 
 NEARBY = 32
+# What somebody else is asked about, by chance and whatever was answered. Of the random checks "none of these" too:
+# there it counts as an error of the model, and a person's slip is to be found as likely as any other.
+ASKED_TWICE = (
+    (Split.POOL, Item.State.LABELLED),
+    (Split.AUDIT, Item.State.LABELLED),
+    (Split.AUDIT, Item.State.NONE_OF_THESE),
+)
 # Who is asked again about an answer of their own has given so many others since.
 ANSWERS_BETWEEN = 20
 
@@ -147,12 +154,39 @@ def _take_baseline(desk: Desk) -> bool:
 
 
 def _take_second_opinion(desk: Desk) -> bool:
-    """Where people disagreed, before anything drawn: those are out of the training until somebody decides."""
+    """Where people disagreed, before anything drawn: those are out of the training until somebody decides.
+
+    Else any answered image, random checks among them: a slip there is charged to every model until a second person
+    finds it. Never because the model differs: that would mend the slips against it alone.
+    """
     if _take_dispute(desk):
         return True
-    which = Q(split=Split.POOL, state=Item.State.LABELLED)
-    there = _nearby(desk, Split.POOL, Item.State.LABELLED)
-    return _claim(desk, _answered_once(there, but=desk.annotator), which, Reason.SECOND_OPINION, {})
+    which = Q()
+    for split, state in ASKED_TWICE:
+        which |= Q(split=split, state=state)
+    there = _answered_once(_answered_nearby(desk), but=desk.annotator)
+    return _claim(desk, there, which, Reason.SECOND_OPINION, {})
+
+
+def _answered_nearby(desk: Desk) -> list[int]:
+    """As `_nearby`, of all that is ASKED_TWICE together. Two or three queries, each by the index."""
+    items = Item.objects.filter(project=desk.project).order_by("pk").values_list("pk", flat=True)
+    kinds = [items.filter(split=split, state=state) for split, state in ASKED_TWICE]
+    ends = _together([part for each in kinds for part in (each[:1], each.reverse()[:1])])
+    if not ends:
+        return []
+    start = random.randint(ends[0], ends[-1])
+    found = _together([each.filter(pk__gte=start)[:NEARBY] for each in kinds])[:NEARBY]
+    if len(found) < NEARBY:
+        again = _together([each[:NEARBY] for each in kinds])
+        found = list(dict.fromkeys([*found, *again[: NEARBY - len(found)]]))
+    random.shuffle(found)
+    return found
+
+
+def _together(ids: list[Any]) -> list[int]:
+    """The ids of all these queries, ascending. One query."""
+    return sorted(ids[0].union(*ids[1:], all=True))
 
 
 def _take_dispute(desk: Desk) -> bool:
@@ -161,14 +195,19 @@ def _take_dispute(desk: Desk) -> bool:
 
 
 def _answered_once(item_ids: list[int], but: User) -> list[int]:
-    """Those with a label of exactly one person, who is somebody else, and no other answer. One query."""
-    given: dict[int, list[tuple[int, tuple[str, str]]]] = defaultdict(list)
+    """Those named by exactly one person, who is somebody else, and with no other answer. One query."""
+    given: dict[int, list[tuple[int, str, str]]] = defaultdict(list)
     current = Annotation.objects.filter(item__in=item_ids, superseded_by__isnull=True)
     current = current.exclude(kind=Annotation.Kind.RETRACTION)
     for item_id, person, kind, source in current.values_list("item_id", "annotator_id", "kind", "source"):
-        given[item_id].append((person, (kind, source)))
-    label = (Annotation.Kind.LABEL, Annotation.Source.PERSON)
-    return [pk for pk in item_ids if len(given[pk]) == 1 and given[pk][0][0] != but.pk and given[pk][0][1] == label]
+        given[item_id].append((person, kind, source))
+    return [pk for pk in item_ids if len(given[pk]) == 1 and _is_others(given[pk][0], but)]
+
+
+def _is_others(given: tuple[int, str, str], but: User) -> bool:
+    person, kind, source = given
+    naming = (Annotation.Kind.LABEL, Annotation.Kind.NONE_OF_THESE)
+    return person != but.pk and kind in naming and source == Annotation.Source.PERSON
 
 
 def _take_suspect(desk: Desk) -> bool:

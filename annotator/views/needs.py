@@ -117,7 +117,7 @@ def disputes(project: Project, labellers: set[int]) -> tuple[int, int]:
 
 def _answered_once(project: Project) -> set[int]:
     """Who labelled the newest images that one person alone labelled. One query."""
-    newest = Item.objects.filter(project=project, split=Split.POOL, state=Item.State.LABELLED).order_by("-pk")
+    newest = Item.objects.filter(project=project, state=Item.State.LABELLED).exclude(split=Split.TEST).order_by("-pk")
     current = Annotation.objects.filter(item__in=newest.values("pk")[:LOOKED_AT], superseded_by__isnull=True)
     by_item: dict[int, list[tuple[int, str]]] = {}
     rows = current.exclude(kind=Annotation.Kind.RETRACTION).values_list("item_id", "annotator_id", "source")
