@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from annotator import queries, task_types
 from annotator.models import Annotation, Certificate, Item, ModelVersion, Project, Proposal, QueueEntry, Split
-from ml_worker import errors_left, forecast, gain
+from ml_worker import errors_left, forecast, gain, snapshot
 from ml_worker.errors_left import Origin
 from ml_worker.fast_loop import Answers
 from ml_worker.snapshot import Snapshot
 
 REFIT_AT_MOST = 50_000
+# Random checks that tell an error rate.
+CHECKS_AT_LEAST = 10
 # Questions that somebody chose: what is compared with as many drawn at random.
 CHOSEN = {
     QueueEntry.Reason.TYPICAL,
@@ -151,23 +153,31 @@ def study_errors(project: Project, taken: Snapshot) -> dict[str, Any]:
     """Wrong labels by origin, each as `errors_left.Left` has it, and their sums: of the labels there are, and with
     what the model says of the open images taken for true."""
     there, to_come = _settled(project), _open(project, taken)
+    # A sum without one of the strata would pass for the sum of all open images.
+    is_whole = bool(to_come) and all(_is_told(origin) for origin in to_come)
     return {
         "level": errors_left.LEVEL,
         "there": [_told(origin) for origin in there],
         "open": [_told(origin) for origin in to_come],
         "sum": _told_sum(there),
-        "sum_with_open": _told_sum([*there, *to_come]),
-        "unmeasured": sum(origin.count for origin in there if not origin.is_measured),
+        "sum_with_open": _told_sum([*there, *to_come]) if is_whole else None,
+        "unmeasured": sum(origin.count for origin in there if not _is_told(origin)),
     }
 
 
+def _is_told(origin: Origin) -> bool:
+    """Whether its checks say something: a few without an error would say "likely 0". A ceiling is as wide as it must
+    be."""
+    return origin.is_measured and (origin.is_ceiling or origin.checked >= CHECKS_AT_LEAST)
+
+
 def _told(origin: Origin) -> dict[str, Any]:
-    found = errors_left.left(origin)
+    found = errors_left.left(origin) if _is_told(origin) else None
     return asdict(origin) | (asdict(found) if found else {"low": None, "expected": None, "high": None})
 
 
 def _told_sum(origins: list[Origin]) -> dict[str, Any] | None:
-    found = errors_left.total(origins)
+    found = errors_left.total([origin for origin in origins if _is_told(origin)])
     return asdict(found) if found else None
 
 
@@ -232,21 +242,40 @@ def _asked_again(project: Project) -> tuple[int, int]:
 
 
 def _open(project: Project, taken: Snapshot) -> list[Origin]:
-    """Open images of the pool, as the model would label them. Two queries."""
+    """Open images of the pool, as the newest model would label them, in two strata: as sure as the least sure of its
+    proposals, and less sure. One query.
+
+    Images and random checks are told apart by one threshold in one array: proposals are capped, so that what is not
+    proposed is not what the model is unsure of. Empty where the model's word is not on disk or is of other rows.
+    """
     model = queries.current_model(project)
-    audit = (model.metrics.get("audit") if model else None) or {}
-    if model is None or not audit.get("n"):
+    said = _said(model, len(taken.embedded.item_ids)) if model else None
+    if model is None or said is None:
         return []
-    proposed = model.metrics.get("proposals") or {}
-    checked, right = proposed.get("checked") or 0, proposed.get("right") or 0
-    waiting = Proposal.objects.filter(project=project, state=Proposal.State.PENDING).count()
+    above = (model.metrics.get("proposals") or {}).get("above", 1.0)
+    is_sure = said.max(axis=1) >= above
+    checks = taken.audit.rows
+    # The columns of the model and those of the snapshot differ once a class was added.
+    named = np.array(model.class_ids)[said[checks].argmax(axis=1)]
+    is_wrong = named != np.array(taken.class_ids)[taken.audit.targets]
     found = [
-        Origin("proposed", waiting, checked, checked - right),
         Origin(
-            "not_proposed",
-            max(0, len(taken.open_rows) - waiting),
-            max(0, audit["n"] - checked),
-            max(0, audit["n"] - audit["correct"] - (checked - right)),
-        ),
+            name,
+            int(mine[taken.open_rows].sum()),
+            int(mine[checks].sum()),
+            int((mine[checks] & is_wrong).sum()),
+        )
+        for name, mine in (("sure", is_sure), ("less_sure", ~is_sure))
     ]
     return [origin for origin in found if origin.count]
+
+
+def _said(model: ModelVersion, n_rows: int) -> NDArray[np.float16] | None:
+    """The model's probabilities float16 (N, C); None where they were pruned or the embedding has other rows."""
+    if not model.artifact_folder:
+        return None
+    try:
+        said: NDArray[np.float16] = np.load(snapshot.embedding_folder(model.artifact_folder) / "probs.npy")
+    except FileNotFoundError:  # a refit meanwhile
+        return None
+    return said if len(said) == n_rows else None

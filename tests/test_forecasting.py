@@ -1,5 +1,6 @@
 """The forecast of a project: what the study finds in its answers, and what page and API tell of it."""
 
+import re
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -118,6 +119,23 @@ def blobs(project: Project, cat: LabelClass, dog: LabelClass, alice: User) -> Bl
     return Blobs(project, cat, dog, alice)
 
 
+def says(
+    blobs: Blobs, model: ModelVersion, sure: set[int], wrong: set[int] | None = None, n_rows: int = POOL + CHECKS
+) -> None:
+    """The model's word on disk: 0.95 for those it is sure of and 0.6 for the others, for the right class but where it
+    is wrong."""
+    columns = [model.class_ids.index(label_class.pk) for label_class in blobs.classes]
+    probs = np.zeros((n_rows, 2), np.float16)
+    for row in range(n_rows):
+        named = columns[(row + (row in (wrong or set()))) % 2]
+        probs[row, named], probs[row, 1 - named] = (0.95, 0.05) if row in sure else (0.6, 0.4)
+    model.artifact_folder = f"{blobs.project.pk}/model-{model.number}"
+    folder = snapshot.embedding_folder(model.artifact_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "probs.npy", probs)
+    model.save()
+
+
 # --- the study ------------------------------------------------------------------------------------------------------
 
 
@@ -203,8 +221,10 @@ def test_too_few_random_answers_are_counted(blobs: Blobs) -> None:
 
 
 def test_errors_are_counted_by_origin(blobs: Blobs, model: ModelVersion, bob: User) -> None:
-    """The fixture's model: 36 of 40 checks right, of 30 that it would have proposed all 30. So of the open images that
-    are not proposed 4 of 10 checks are wrong."""
+    """The model proposes from 0.9 on. Of 40 checks it is so sure of 28 and right, of 12 it is not, and wrong in 4."""
+    blobs.answer(blobs.checks, "audit")
+    sure = {*range(28), *range(CHECKS + 40, CHECKS + 100)}  # of the pool 60, of which the cap lets 20 be proposed
+    says(blobs, model, sure, wrong=set(range(28, 32)))
     first = blobs.answer(blobs.rest[:30], "close_call")
     blobs.answer(blobs.rest[30:35], "", source=Annotation.Source.IMPORTED)
     for given in first[:4]:
@@ -220,17 +240,50 @@ def test_errors_are_counted_by_origin(blobs: Blobs, model: ModelVersion, bob: Us
         )  # fmt: skip
     told = worker.study_errors(blobs.project, blobs.taken())
     there = {row["name"]: row for row in told["there"]}
-    assert (there["answered"]["count"], there["answered"]["checked"], there["answered"]["wrong"]) == (30, 4, 1)
+    assert (there["answered"]["count"], there["answered"]["checked"], there["answered"]["wrong"]) == (
+        30 + CHECKS,
+        4,
+        1,
+    )
     assert there["answered"]["expected"] is None and there["answered"]["high"] >= 7
     assert there["imported"]["high"] is None
     assert told["unmeasured"] == 5
     still_open = {row["name"]: row for row in told["open"]}
-    assert (still_open["proposed"]["count"], still_open["proposed"]["wrong"]) == (20, 0)
-    rest = still_open["not_proposed"]
-    assert (rest["count"], rest["checked"], rest["wrong"]) == (POOL - 35 - 20, 10, 4)
-    assert rest["expected"] == pytest.approx(0.4 * rest["count"])
+    assert [still_open["sure"][key] for key in ("count", "checked", "wrong")] == [60, 28, 0]
+    rest = still_open["less_sure"]
+    assert [rest[key] for key in ("count", "checked", "wrong")] == [POOL - 35 - 60, 12, 4]
+    assert rest["expected"] == pytest.approx(4 / 12 * rest["count"])
     assert told["sum"]["high"] == there["answered"]["high"]
     assert told["sum_with_open"]["high"] >= there["answered"]["high"] + rest["high"]
+
+
+def test_a_handful_of_checks_measures_no_stratum(blobs: Blobs, model: ModelVersion) -> None:
+    """Nine sure checks without an error would say "likely 0"; nor does the sum leave these images out silently."""
+    blobs.answer(blobs.checks, "audit")
+    for n_sure, is_told in ((9, False), (10, True)):
+        says(blobs, model, {*range(n_sure), *range(CHECKS, CHECKS + 50)})
+        told = worker.study_errors(blobs.project, blobs.taken())
+        sure, less_sure = told["open"]
+        assert (sure["count"], sure["checked"], less_sure["checked"]) == (50, n_sure, CHECKS - n_sure)
+        assert (sure["high"] is not None, told["sum_with_open"] is not None) == (is_told, is_told)
+        assert less_sure["high"] is not None
+        shown = {row.title: row.wrong for row in error_rows(told)}
+        assert (shown["Open, as sure as what is proposed"] == "not measured") is not is_told
+
+
+def test_the_columns_of_the_model_are_its_own(blobs: Blobs, model: ModelVersion) -> None:
+    blobs.answer(blobs.checks, "audit")
+    model.class_ids = model.class_ids[::-1]
+    says(blobs, model, set())
+    assert worker.study_errors(blobs.project, blobs.taken())["open"][0]["wrong"] == 0
+
+
+def test_open_images_are_not_told_without_the_models_word(blobs: Blobs, model: ModelVersion) -> None:
+    blobs.answer(blobs.checks, "audit")
+    told = worker.study_errors(blobs.project, blobs.taken())
+    assert (told["open"], told["sum_with_open"]) == ([], None)
+    says(blobs, model, set(), n_rows=POOL)  # of an embedding before the last import
+    assert worker.study_errors(blobs.project, blobs.taken())["open"] == []
 
 
 def test_a_suggestion_makes_a_second_answer_no_evidence(blobs: Blobs, bob: User) -> None:
@@ -394,6 +447,7 @@ def test_the_dashboard_tells_what_was_studied(login: Login, blobs: Blobs, model:
     blobs.answer(blobs.checks, "audit", milliseconds=2000)
     blobs.answer(blobs.rest[:24], "baseline", milliseconds=2000)
     blobs.answer(blobs.rest[24:70], "close_call", milliseconds=2000)
+    says(blobs, model, set(range(30)))
     study = blobs.study()
     page = login(blobs.alice).get(f"/projects/{blobs.project.pk}/").text
     forecast = study.result["forecast"]
@@ -402,7 +456,8 @@ def test_the_dashboard_tells_what_was_studied(login: Login, blobs: Blobs, model:
     assert f"Learning curve: {100 * forecast['accuracy']:.0f} % after 70 answers" in page
     assert "24 answers chosen by close calls teach" in page
     assert "At your pace: 2.0 s an answer, the median of the last 100" in page
-    assert "Open, not proposed" in page
+    assert "Open, less sure" in page
+    assert re.search(r"Errors left <span class=\"hint\">as of [^<]+</span>", page)
     assert "Intervals at 95 %" in page
     assert "style=" not in page.split('id="forecast"', 1)[1].split("</section>", 1)[0]
 
@@ -493,7 +548,7 @@ def test_errors_are_said_as_ranges() -> None:
                     "high": None,
                 },
             ],
-            "open": [{"name": "proposed"} | measured],
+            "open": [{"name": "sure"} | measured, {"name": "not_proposed"} | measured],
         }
     )
     measured_said = "12 to 122, likely 48"
