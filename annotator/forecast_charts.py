@@ -34,7 +34,7 @@ def forecast_chart(forecast: Mapping[str, Any], *, width: int = 680, height: int
         share = (min(1.0, max(y_min, rate)) - y_min) / (1 - y_min)
         return round(height - _BOTTOM - (height - _TOP - _BOTTOM) * share, 1)
 
-    today = [now, forecast["accuracy"], forecast["low"], forecast["high"]]
+    today = [now, forecast.get("now", forecast["accuracy"]), forecast["low"], forecast["high"]]
     past = [each for each in curve if each[0] <= now]
     future = [each for each in curve if each[0] > now]
     middle = _at(curve, now)

@@ -77,7 +77,9 @@ class Points:
 
 @dataclass(frozen=True)
 class Ahead:
-    """After so many answers more: accuracy and gain, 0..1, with what lies between low and high at `LEVEL`."""
+    """After so many answers more: accuracy and gain, 0..1, with what lies between low and high at `LEVEL`.
+
+    accuracy: `Forecast.now` and the gain, both the curve's, so that the one is never read against a measured rate."""
 
     more: int
     accuracy: float
@@ -90,15 +92,17 @@ class Ahead:
 
 @dataclass(frozen=True)
 class Forecast:
-    """answers, checks: learnt from, and measured on. curve: (answers, accuracy, low, high) of the fitted curve, for
-    drawing. worth: the chance that the next `ADVISED` answers (or as many as there are) raise the curve by `WORTH`;
-    worth_later: that the next `LATER` raise it by `WORTH_LATER`.
-    reached: answers more until the target, as (likeliest, fewest, most) at `LEVEL`; None each where it is not reached
-    within `REACH_AT_MOST` times the answers there are. floor: the accuracy that the curve ends at."""
+    """answers, checks: learnt from, and measured on. accuracy: as measured; now: what the fitted curve has there,
+    between low and high. curve: (answers, accuracy, low, high) of the fitted curve, for drawing. worth: the chance
+    that the next `ADVISED` answers (or as many as there are) raise the curve by `WORTH`; worth_later: that the next
+    `LATER` raise it by `WORTH_LATER`. reached: answers more until the target, as (likeliest, fewest, most) at `LEVEL`;
+    None each where it is not reached within `REACH_AT_MOST` times the answers there are. floor: the accuracy that the
+    curve ends at."""
 
     answers: int
     checks: int
     accuracy: float
+    now: float
     low: float
     high: float
     ahead: list[Ahead]
@@ -199,13 +203,14 @@ def forecast(
     advised = min(ADVISED, left)
     steps = sorted({more for more in (*ahead, advised) if 0 < more <= left})
     level = (1 - worlds.now)[:, None]
-    now = _band(level)
+    low, now, high = (float(each) for each in _band(level)[:, 0])
     return Forecast(
         answers=n,
         checks=points.right.shape[1],
         accuracy=float(points.right[-1].mean()),
-        low=float(now[0, 0]),
-        high=float(now[2, 0]),
+        now=_tenth(now),
+        low=low,
+        high=high,
         ahead=[_ahead(worlds, n, more) for more in steps],
         curve=_drawn(worlds, points, n + (steps[-1] if steps else advised)),
         worth=_chance(worlds, n, advised, WORTH),
@@ -298,11 +303,16 @@ def _ahead(worlds: _Worlds, n: int, more: int) -> Ahead:
     gain = worlds.gain(n + more, n)
     then = np.clip(1 - worlds.now + gain + worlds.luck[:, 1], 0.0, 1.0)
     seen = np.clip(gain + worlds.luck[:, 1] - worlds.luck[:, 0], -1.0, 1.0)
-    low, middle, high = _band(then[:, None])[:, 0]
+    low, _, high = _band(then[:, None])[:, 0]
     gain_low, _, gain_high = _band(seen[:, None])[:, 0]
-    return Ahead(
-        more, float(middle), float(low), float(high), float(np.median(gain)), float(gain_low), float(gain_high)
-    )
+    now = _tenth(float(np.median(1 - worlds.now)))
+    gained = min(_tenth(float(np.median(gain))), 1 - now)
+    return Ahead(more, now + gained, float(low), float(high), gained, float(gain_low), float(gain_high))
+
+
+def _tenth(rate: float) -> float:
+    """To a tenth of a point, as it is shown: what is added up afterwards adds up on the page, too."""
+    return round(rate, 3)
 
 
 def _drawn(worlds: _Worlds, points: Points, last: int, steps: int = 40) -> list[tuple[int, float, float, float]]:

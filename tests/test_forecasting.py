@@ -401,7 +401,6 @@ def test_times_are_said_as_people_plan(minutes: float, said: str) -> None:
 @pytest.mark.parametrize(
     ("likely", "few", "many", "note"),
     [
-        (0, 0, 0, "reached, as the curve has it"),
         (120, 40, None, "40 at least, perhaps never"),
         (None, 90, None, "most likely out of reach; at best after 90 answers"),
         (None, 0, None, "perhaps reached, most likely never"),
@@ -418,6 +417,13 @@ def test_the_answers_to_the_target_have_a_range(
     assert (work["target"].count, work["target"].note) == (likely, note)
     assert work["target"].title == "Until 99 % accuracy is forecast"
     assert work["open"].count == POOL
+
+
+def test_a_target_that_is_reached_is_no_work(blobs: Blobs) -> None:
+    for reached, names in (([0, 0, 40], ["open"]), ([1, 0, 40], ["target", "open"])):
+        forecast = told("open") | {"reached": reached, "target": 0.9, "floor": 0.93}
+        Job.objects.create(project=blobs.project, kind="study", state="done", result={"forecast": forecast})
+        assert [each.name for each in forecasting.outlook(blobs.project, blobs.alice).work] == names
 
 
 def test_proposals_take_at_most_as_long_as_answers_until_some_were_reviewed(
@@ -453,7 +459,15 @@ def test_the_dashboard_tells_what_was_studied(login: Login, blobs: Blobs, model:
     forecast = study.result["forecast"]
     assert "What the next answers are worth" in page
     assert "as of 70 answers" in page
-    assert f"Learning curve: {100 * forecast['accuracy']:.0f} % after 70 answers" in page
+    assert f"Learning curve: {100 * forecast['now']:.0f} % after 70 answers" in page
+    shown = re.findall(
+        r'<td class="number">(\d+\.\d) %</td><td class="number">\d+ %–', page.split('id="forecast"', 1)[1]
+    )
+    gains = re.findall(r'<td class="number">(−?\d+\.\d) <span', page.split('id="forecast"', 1)[1])
+    assert len(shown) == len(gains) + 1 > 1
+    for then, gain in zip(shown[1:], gains, strict=True):
+        assert float(then) - float(shown[0]) == pytest.approx(float(gain.replace("−", "-")))
+    assert f"Measured now: {100 * forecast['accuracy']:.1f} % of {CHECKS} random checks right" in page
     assert "24 answers chosen by close calls teach" in page
     assert "At your pace: 2.0 s an answer, the median of the last 100" in page
     assert "Open, less sure" in page

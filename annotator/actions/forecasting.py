@@ -162,7 +162,8 @@ def _work(
         return None if count is None or seconds is None else count * seconds / 60
 
     work = []
-    if forecast.get("reached"):
+    # A target that is reached leaves nothing to plan.
+    if forecast.get("reached") and forecast["reached"][0] != 0:
         likely, few, many = forecast["reached"]
         title = f"Until {promised(forecast['target'])} accuracy is forecast"
         note = _until(forecast, likely, few, many)
@@ -183,8 +184,6 @@ def _work(
 
 
 def _until(forecast: dict[str, Any], likely: int | None, few: int | None, many: int | None) -> str:
-    if likely == 0:
-        return "reached, as the curve has it"
     if few is None:
         return f"out of reach: the curve levels off at about {percent(forecast['floor'])}"
     if likely is not None:

@@ -13,7 +13,8 @@ class PaceShape(serializers.Serializer[Any]):
 
 class WorkShape(serializers.Serializer[Any]):
     name = serializers.CharField(
-        help_text="target: until the setting `target_precision` is forecast as accuracy; certificate: random checks it"
+        help_text="target: until the setting `target_precision` is forecast as accuracy, left out once it is;"
+        " certificate: random checks it"
         " lacks; review: proposals that wait; open: every open image"
     )
     count = serializers.IntegerField(allow_null=True, help_text="images; null: out of reach")
@@ -29,7 +30,8 @@ class OutlookShape(serializers.Serializer[Any]):
     kind = serializers.ChoiceField(choices=["stop", "go_on", "open", "early"], help_text="what it says")
     studied_at = serializers.DateTimeField(source="study.finished_at", allow_null=True, default=None)
     forecast = serializers.JSONField(
-        help_text="answers, checks, accuracy with low and high; ahead: accuracy and gain after so many `more` answers,"
+        help_text="answers, checks, accuracy as measured; now: the fitted curve's, between low and high;"
+        " ahead: accuracy and gain after so many `more` answers,"
         " each with low and high at `level`; curve as [answers, accuracy, low, high]; points as [answers, accuracy];"
         " worth: the chance that the next `advised` answers gain a point; lack: why there is none of this yet"
     )

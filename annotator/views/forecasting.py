@@ -56,8 +56,10 @@ def panel(membership: Membership, gate: Gate) -> dict[str, Any]:
     is_outdated = any(row["name"] not in ORIGINS for row in found.errors.get("open", []))
     return {
         "outlook": found,
+        "now": _now(told),
         "ahead": [
-            each | {"gain_shown": points(each["gain"]), "between": _between(each)} for each in told.get("ahead", [])
+            each | {"gain_shown": f"{100 * each['gain']:.1f}".replace("-", "−"), "between": _between(each)}
+            for each in told.get("ahead", [])
         ],
         "curve_wide": forecast_chart(told),
         "curve_slim": forecast_chart(told, width=350, height=230),
@@ -68,6 +70,14 @@ def panel(membership: Membership, gate: Gate) -> dict[str, Any]:
         "gain_said": gain_sentence(found),
         "may_raise_share": allows(membership.role, OWN),
     }
+
+
+def _now(told: dict[str, Any]) -> float | None:
+    """What the curve has now. A study of before it was kept tells it by what comes; with nothing to come, the measured
+    rate is all there is."""
+    if "now" in told or not told.get("ahead"):
+        return told.get("now", told.get("accuracy"))
+    return float(told["ahead"][0]["accuracy"] - told["ahead"][0]["gain"])
 
 
 def _between(ahead: dict[str, Any]) -> str:
