@@ -448,6 +448,49 @@ def test_undoing_the_answer_that_settled_a_dispute_opens_it_again(
     assert disputed.state == labeling.state_of(queries.current_annotations(disputed)) == Item.State.LABELLED
 
 
+# --- what was let go of ---
+
+
+@pytest.mark.parametrize("how", ["let go", "ran out"])
+def test_an_open_image_drawn_for_comparing_goes_to_somebody_else_once_let_go(
+    project: Project, bob: User, carol: User, how: str
+) -> None:
+    only(project, baseline_share=1.0)
+    item = make_item(project)
+    assert [each.reason_code for each in queueing.reserve_items(project=project, annotator=bob)] == [Reason.BASELINE]
+    only(project)
+    if how == "let go":
+        queueing.release_items(project=project, annotator=bob)
+    else:
+        QueueEntry.objects.update(leased_until=timezone.now())
+    held = queueing.reserve_items(project=project, annotator=carol)
+    assert [(each.item, each.reason_code) for each in held] == [(item, Reason.RANDOM)]
+
+
+@pytest.mark.parametrize("reason", [Reason.SECOND_OPINION, Reason.SUSPECT])
+def test_an_image_asked_again_whose_answer_was_taken_back_goes_to_somebody_else_once_let_go(
+    project: Project, alice: User, bob: User, carol: User, cat: LabelClass, answer: Answer, reason: str
+) -> None:
+    item = make_item(project)
+    suspect(answer(bob, item, cat))
+    held_for(project, carol, reason)
+    labeling.undo_last(project=project, annotator=bob, uuid=uuid.uuid4())
+    queueing.release_items(project=project, annotator=carol)
+    held = queueing.reserve_items(project=project, annotator=alice)
+    assert [(each.item, each.reason_code) for each in held] == [(item, Reason.RANDOM)]
+
+
+def test_an_automatic_label_that_counts_no_more_leaves_its_image_to_be_asked(
+    project: Project, unseen: list[Proposal], bob: User, carol: User
+) -> None:
+    item = held_for(project, bob, Reason.AUTOMATIC).item
+    queueing.release_items(project=project, annotator=bob)
+    Proposal.objects.update(state=Proposal.State.PENDING)
+    held = queueing.reserve_items(project=project, annotator=carol, count=len(unseen))
+    assert {each.item_id for each in held} == {each.item_id for each in unseen}
+    assert next(each for each in held if each.item == item).reason_code == Reason.RANDOM
+
+
 # --- suspects ---
 
 

@@ -74,6 +74,14 @@ def disputes() -> Q:
     return Q(reason_code=Reason.SECOND_OPINION, reason_data__has_key="people")
 
 
+def left_behind() -> Q:
+    """Entries of open images that no need comes back to of itself. Random checks and those of a round are: whoever is
+    asked next gets them first."""
+    drawn = Q(reason_code__in=(Reason.BASELINE, Reason.SECOND_OPINION, Reason.SUSPECT))
+    unseen = Q(reason_code=Reason.AUTOMATIC) & ~Q(reason_data={})
+    return (drawn | unseen) & Q(item__state=Item.State.OPEN)
+
+
 def _answered_by(annotator: User) -> Any:
     given = Annotation.objects.filter(annotator_id=annotator.pk, superseded_by__isnull=True)
     return given.exclude(kind=Annotation.Kind.RETRACTION)

@@ -102,8 +102,10 @@ def _take_informative(desk: Desk) -> tuple[int | None, bool]:
     if rank is not None or not _try_queue_lock(desk.project):
         return rank, False
     rank = _take_ranked(desk)
-    if rank is None and refill_queue(project=desk.project):
-        rank = _take_ranked(desk)
+    if rank is None:
+        _drop_left_behind(desk.project)
+        if refill_queue(project=desk.project):
+            rank = _take_ranked(desk)
     return rank, rank is None
 
 
@@ -120,6 +122,15 @@ def _take_ranked(desk: Desk) -> int | None:
         return None
     QueueEntry.objects.filter(pk=waiting[0]).update(leased_by=desk.annotator, leased_until=desk.until)
     return waiting[1]
+
+
+def _drop_left_behind(project: Project) -> None:
+    """Let open images that a need asked for, and that nobody holds any more, be drawn like all others: the need may
+    have no share by now, and what it asks again about may have lost its answer."""
+    behind = QueueEntry.objects.select_for_update(skip_locked=True, of=("self",)).filter(
+        free(), needs.left_behind(), project=project
+    )
+    QueueEntry.objects.filter(pk__in=list(behind.values_list("pk", flat=True))).delete()
 
 
 def _hand_out_the_rest(desk: Desk, missing: int) -> None:
