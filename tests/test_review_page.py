@@ -11,6 +11,7 @@ from django.urls import reverse
 from scipy.stats import beta
 
 from annotator.models import Annotation, Item, LabelClass, ModelVersion, Project, Proposal, QueueEntry
+from annotator.queries import CHECKS_AT_LEAST
 from annotator.views.reviewing import checks_missing, sureness_of
 
 Login = Callable[[User], Client]
@@ -46,9 +47,31 @@ def test_the_headline_says_how_sure_one_may_be(carols: Client, project: Project)
     page = carols.get(reverse("review", args=[project.pk])).content.decode()
     assert "30 of 30 random checks" in page
     assert "90.5 %" in page  # 0.05 ** (1 / 30)
-    assert "<strong>26 %</strong> sure that 99 % are right" in page  # 1 - 0.99 ** 30
+    # 1 - 0.99 ** 30 is 26 %: no number to go by.
+    assert "Whether 99 % are right is <strong>not known yet</strong>" in page
+    assert "26 %" not in page
     assert "<strong>269</strong> more random checks" in page  # 299 without a mistake, less 30
     assert "uncalibrated" not in page
+
+
+def test_the_headline_goes_by_the_target_of_the_project(carols: Client, project: Project) -> None:
+    project.settings_json = {"target_precision": 0.9}
+    project.save()
+    page = carols.get(reverse("review", args=[project.pk])).content.decode()
+    assert "<strong>95 %</strong> sure that 90 % are right" in page  # 1 - 0.9 ** 30
+    assert "99 %" not in page
+
+
+@pytest.mark.parametrize(("checked", "is_said"), [(CHECKS_AT_LEAST - 1, False), (CHECKS_AT_LEAST, True)])
+def test_too_few_checks_are_no_headline(
+    carols: Client, project: Project, model: ModelVersion, checked: int, is_said: bool
+) -> None:
+    report = {"above": 0.9, "checked": checked, "right": checked - 1, "low": 0.5, "high": 0.99}
+    model.metrics["proposals"] = report
+    model.save()
+    page = carols.get(reverse("review", args=[project.pk])).content.decode()
+    assert ("of such proposals are right" in page) == is_said
+    assert (f"only {checked} random checks this confident have been answered" in page) != is_said
 
 
 def test_uncalibrated_confidences_say_so(

@@ -19,7 +19,7 @@ from annotator.models import AuditEvent, Item, LabelClass, Membership, Project, 
 from annotator.views import PageRequest, calibration, page
 from annotator.views.certifying import promise
 from annotator.views.choices import choices_of, is_tiny
-from annotator.wording import percent
+from annotator.wording import percent, promised
 
 TEMPLATE = "reviewing.html"
 TILES = 60
@@ -28,8 +28,8 @@ SHORT_LIST = 3
 NAMED_ON_TILE, LISTED_AT_MOST = 2, 12
 # What ``show`` asks for instead of what waits: labels that count although nobody looked.
 UNSEEN = "unseen"
-# What the headline holds the proposals against, how sure it wants to be, and when confidences are calibrated.
-TARGET, SURENESS, CALIBRATED_FROM = 0.99, 0.95, 30
+# How sure the headline wants to be, below which sureness it names none, and when confidences are calibrated.
+SURENESS, SURENESS_SAID, CALIBRATED_FROM = 0.95, 0.5, 30
 CHECKS_AT_MOST = 20_000
 
 
@@ -59,7 +59,8 @@ class Group:
 class Trust:
     """What the random checks say of the proposals as a whole.
 
-    ``sureness``: how sure one may be that at least 99 % are right. ``missing``: how many more checks, all of them
+    ``sureness``: how sure one may be that at least the project's target is right; empty below SURENESS_SAID, where
+    the number would be read as something. ``missing``: how many more checks, all of them
     right, would make that 95 %; None when more checks cannot be expected to. ``waiting``: checks not answered yet.
     """
 
@@ -218,7 +219,10 @@ def _context(membership: Membership, sent: QueryDict) -> dict[str, Any]:
         "choices": choices_of(classes, PAGE_KEYS),
         "trust": _trust(project),
         "calibrated_from": CALIBRATED_FROM,
-        "checks_needed": checks_missing(TARGET, SURENESS, 0, 0),
+        "checks_at_least": queries.CHECKS_AT_LEAST,
+        "target": promised(project.settings.target_precision),
+        "checks_needed": checks_missing(project.settings.target_precision, SURENESS, 0, 0),
+        "checks_like_these": (queries.proposal_precision(project) or {}).get("checked", 0),
         "checks": queries.measured(model, "audit").n,
         "short_lists": calibration.short_list(model, {}) if model else None,
     }
@@ -271,20 +275,22 @@ def _is_promised(proposal: Proposal) -> bool:
 
 
 def _trust(project: Project) -> Trust | None:
-    """The headline's numbers, or None before a random check was answered on which the model is this confident."""
+    """The headline's numbers, or None before CHECKS_AT_LEAST random checks were answered on which the model is this
+    confident."""
     precision = queries.proposal_precision(project)
-    if precision is None:
+    if precision is None or precision["checked"] < queries.CHECKS_AT_LEAST:
         return None
     right, checked = precision["right"], precision["checked"]
-    sureness = sureness_of(TARGET, right, checked)
+    target = project.settings.target_precision
+    sureness = sureness_of(target, right, checked)
     return Trust(
         right=right,
         checked=checked,
         estimate=percent(right / checked),
         at_least=f"{math.floor(precision['low'] * 1000) / 10:.1f} %",
-        sureness=f"{math.floor(sureness * 100)} %",
+        sureness=f"{math.floor(sureness * 100)} %" if sureness >= SURENESS_SAID else "",
         is_enough=sureness >= SURENESS,
-        missing=checks_missing(TARGET, SURENESS, right, checked),
+        missing=checks_missing(target, SURENESS, right, checked),
         waiting=queries.pool_counts(project)[Split.AUDIT][Item.State.OPEN],
     )
 
