@@ -6,6 +6,12 @@ from typing import Any
 
 Line = Mapping[str, Any]
 
+OF_A_REPLAY = (
+    "accuracy is on the random checks that were held back, which stand for the whole pool;",
+    "the images that people were asked about are harder: hold the functions against each other only",
+    "random_checks: nothing was learnt but the random checks that were not held back",
+)
+
 # The first row of a spreadsheet of a back-test's points.
 COLUMNS = (
     "acquisition",
@@ -50,7 +56,7 @@ def tables(result: Mapping[str, Any]) -> list[str]:
     summary = result["summary"]
     what = "test" if result["measured_on"] == "test" else "held out random checks"
     sizes = f"pool {result['n_pool']}, {what} {result['n_test']}, {len(result['classes'])} classes"
-    lines = [f"{result['source']}: {sizes}"]
+    lines = [f"{result['source']}: {sizes}", *(() if result["measured_on"] == "test" else OF_A_REPLAY)]
     for curve in summary["curves"]:
         same = [run for run in result["runs"] if all(run[name] == curve[name] for name in _KEY)]
         lines += ["", name_of(curve, summary["curves"])]
@@ -87,9 +93,11 @@ def _mean(points: Sequence[Line], key: str, deviation: bool = False) -> str:
 
 def _comparison(summary: Line) -> Iterator[str]:
     curves = summary["curves"]
+    is_compared = any(curve["baseline"] for curve in curves)
     seeds = f"{summary['seeds']} seed{'' if summary['seeds'] == 1 else 's'}"
     width = max(len(name_of(curve, curves)) for curve in curves)
-    yield f"accuracy averaged over the answers, and against a baseline (95 % intervals over {seeds})"
+    against = ", and against a baseline" if is_compared else ""
+    yield f"accuracy averaged over the answers{against} (95 % intervals over {seeds})"
     for curve in curves:
         name = f"{name_of(curve, curves):{width}}"
         if not curve["area"]:
@@ -97,18 +105,27 @@ def _comparison(summary: Line) -> Iterator[str]:
             continue
         span = f"{curve['area']['from']} to {curve['area']['to']} answers: "
         yield f"{name}  {span}{_interval(curve['area'])}  {_against(curve, curves)}".rstrip()
+    if not is_compared:
+        return
     yield ""
     yield "answers until the accuracy the baseline has in the end"
     for curve in curves:
-        if curve["labels"]:
+        if curve["labels"] and (curve["baseline"] or _is_baseline(curve, curves)):
             yield f"{name_of(curve, curves):{width}}  {_saved(curve['labels'], summary['seeds'])}"
+
+
+def _is_baseline(curve: Line, curves: Sequence[Line]) -> bool:
+    """Whether another is held against this one: what runs alone is nobody's baseline."""
+    held = (each["baseline"] for each in curves if each["baseline"])
+    return any(all(against[name] == curve[name] for name in _KEY) for against in held)
 
 
 def _against(curve: Line, curves: Sequence[Line]) -> str:
     found = curve["area_difference"]
     if not found:
-        return "baseline"
-    said = f"{found['verdict']} than" if found["verdict"] else "(one seed says little) against"
+        return "baseline" if _is_baseline(curve, curves) else ""
+    why = curve.get("lack") or "one seed says little"
+    said = f"{found['verdict']} than" if found["verdict"] else f"({why}) against"
     return f"{_interval(found, '+.3f')} {said} {name_of(curve['baseline'], curves)}"
 
 

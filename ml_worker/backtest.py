@@ -115,7 +115,7 @@ def sit(bench: Bench, classes: list[str], workers: SideBySide, progress: Progres
         "classes": classes,
         "measured_on": CHECKS if bench.past else TEST,
         "runs": runs,
-        "summary": backtest_summary.summary(runs, sampled=bench.past),
+        "summary": backtest_summary.summary(runs, sampled=bench.past, n_measured=int(is_named.sum())),
     }
 
 

@@ -18,22 +18,25 @@ from ml_worker.evaluate import wilson
 
 BASELINE = "random_sampling"
 BETTER, WORSE, NO_BETTER = "better", "worse", "no better"
+# Seeds agree by chance at one number of answers, and share what they are measured on: below these no verdict.
+POINTS_AT_LEAST, MEASURED_AT_LEAST = 3, 30
 
 Run = Mapping[str, Any]
 # What tells configurations apart: acquisition function, head, trainer.
 Key = tuple[str, str, str]
 
 
-def summary(runs: Sequence[Run], *, sampled: bool) -> dict[str, Any]:
+def summary(runs: Sequence[Run], *, sampled: bool, n_measured: int) -> dict[str, Any]:
     """Everything of it as JSON: `curves`, one for each configuration in the order they were run, and `gates`, one for
-    each configuration and gate. runs: as `simulate --json` writes them, every configuration with the same seeds.
+    each configuration and gate. Of a curve `lack` says why its differences have no verdict. runs: as `simulate --json`
+    writes them, every configuration with the same seeds. n_measured: images that each seed measures accuracy on.
     sampled: of what passes a gate the truth is known of a sample alone, and all seeds draw it from the same images."""
     by_key: dict[Key, list[Run]] = {}
     for run in runs:
         by_key.setdefault((run["acquisition"], run["head"], run["trainer"]), []).append(run)
     return {
         "seeds": len({run["seed"] for run in runs}),
-        "curves": [_configuration(key, by_key) for key in by_key],
+        "curves": [_configuration(key, by_key, n_measured) for key in by_key],
         "gates": [
             # Random checks as all there is have next to none of them left to certify anything by.
             each
@@ -70,7 +73,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
     return mean, mean - half, mean + half
 
 
-def _configuration(key: Key, by_key: Mapping[Key, Sequence[Run]]) -> dict[str, Any]:
+def _configuration(key: Key, by_key: Mapping[Key, Sequence[Run]], n_measured: int) -> dict[str, Any]:
     same, against = by_key[key], baseline(key, list(by_key))
     found: dict[str, Any] = {
         "acquisition": key[0],
@@ -81,6 +84,7 @@ def _configuration(key: Key, by_key: Mapping[Key, Sequence[Run]]) -> dict[str, A
         "area": None,
         "area_difference": None,
         "labels": None,
+        "lack": "",
     }
     # Networks are compared at the numbers of answers at which there are any, the others over one span for all rivals.
     rivals = [each for k, each in by_key.items() if _group(k) == _group(key)]
@@ -91,10 +95,25 @@ def _configuration(key: Key, by_key: Mapping[Key, Sequence[Run]]) -> dict[str, A
     areas, theirs = ([_area(run, at) for run in each] for each in (same, by_key[against]))
     found["area"] = _interval(areas) | {"from": at[0], "to": at[-1]}
     if key != against:
+        found["lack"] = _lack(at, n_measured)
         found["area_difference"] = _verdict(_interval([a - b for a, b in zip(areas, theirs, strict=True)]))
     if key[2] == "none":
         found["labels"] = _labels_saved(same, by_key[against], at)
+    if found["lack"]:
+        for difference in (found["area_difference"], (found["labels"] or {}).get("saved")):
+            if difference:
+                difference["verdict"] = None
     return found
+
+
+def _lack(at: Sequence[int], n_measured: int) -> str:
+    """Why these numbers of answers, or so few images to measure on, bear no verdict; empty where they do."""
+    if n_measured < MEASURED_AT_LEAST:
+        return f"measured on {n_measured} images, {MEASURED_AT_LEAST} bear a verdict"
+    if len(at) < POINTS_AT_LEAST:
+        shared = "one number of answers" if len(at) == 1 else f"{len(at)} numbers of answers"
+        return f"compared at {shared}, {POINTS_AT_LEAST} bear a verdict"
+    return ""
 
 
 def _interval(values: Sequence[float]) -> dict[str, Any]:

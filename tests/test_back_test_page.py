@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,11 +170,22 @@ def test_the_same_wish_twice_is_one_job_and_another_is_refused(answered: Project
 def test_a_replay_is_run_shown_and_fetched(answered: Project, login: Login, carol: User, vera: User) -> None:
     login(carol).post(url(answered), FORM)
     assert "Waiting for" in login(vera).get(url(answered)).text
+    asker = login(carol).get(url(answered)).text
     job = run_waiting(answered)
     assert (job.state, job.error, job.progress) == ("done", "", 1.0)
+    assert "is asked for" not in asker and f"job {job.pk}" in asker
     assert (job.result["measured_on"], job.result["n_test"]) == ("checks", 11)  # of 24 checks, one of no class
     page = login(vera).get(url(answered)).text
-    for shown in ("held back half of the answered ones, 11", "As it happened", "Random checks alone", "At random"):
+    assert "none: measured on 11 images, 30 bear a verdict" in page
+    assert 'class="tag">no better' not in page and 'class="tag good">better' not in page
+    assert not re.search(r"<td class=\"number keeps\">[^<]*-\d", page)
+    for shown in (
+        "the head learnt from nothing but the random checks",
+        "held back half of the answered ones, 11",
+        "As it happened",
+        "Random checks alone",
+        "At random",
+    ):
         assert shown in page
     assert page.count('<polyline class="curve look-') == 2 * 4  # once for wide pages, once for narrow ones
     assert "99 % with 95 % certainty" in page
@@ -341,6 +353,10 @@ def test_the_command_replays_a_project_too(answered: Project, tmp_path: Path) ->
     said = simulate(project="Pets", acquisition="margin", budget=20, seeds=2, json=tmp_path / "out.json")
     assert said.startswith("Pets: pool 132, held out random checks 11, 2 classes")
     assert "as_it_happened" in said
+    assert "the images that people were asked about are harder" in said
+    assert not re.search(r"^margin .*baseline", said, re.MULTILINE)  # nothing is held against it
+    assert re.search(r"^random_checks .*baseline", said, re.MULTILINE)
+    assert "measured on 11 images, 30 bear a verdict" in said
     assert {"source", "n_pool", "n_test", "classes", "runs"} <= set(json.loads((tmp_path / "out.json").read_text()))
 
 

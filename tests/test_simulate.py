@@ -81,6 +81,8 @@ def test_it_prints_a_line_for_each_step_and_a_table_at_the_end() -> None:
     lines = out.splitlines()
     assert lines[0] == "digits: pool 899, test 898, 10 classes"
     assert [line.split()[0] for line in lines[4:6]] == ["10", "20"]
+    assert "baseline" not in out and "random checks" not in lines[1]  # nothing it could be held against
+    assert "baseline" in simulate("digits", acquisition="margin,random_sampling", budget=20, seeds=1)[0]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -66,12 +65,12 @@ def download(request: PageRequest, project_id: int, job_id: int) -> HttpResponse
 def _ask(request: PageRequest, membership: Membership) -> HttpResponse:
     try:
         wish = _wish(request, membership.project)
-        job = backtesting.request_back_test(project=membership.project, actor=request.user, wish=wish)
+        backtesting.request_back_test(project=membership.project, actor=request.user, wish=wish)
     except (InvalidSettings, Conflict) as error:
         context = _context(request, membership) | _form(membership.project, request)
         context |= {"refused": error.message, "fields": error.fields}
         return render(request, TEMPLATE, context, status=error.status)
-    messages.success(request, f"{job.get_kind_display()}: job {job.pk} is asked for")
+    # No notice: the page shows the job as long as it runs, and would show the notice beside its result.
     response = redirect(reverse("back-test", args=[membership.project.pk]))
     response.status_code = 303
     return response
@@ -190,6 +189,8 @@ def _line(place: int, curve: dict[str, Any], summary: dict[str, Any]) -> dict[st
         "title": title,
         "look": place % LOOKS,
         "series": Series(title, curve["curve"], place % LOOKS),
+        "is_baseline": any(each["baseline"] and _key(each["baseline"]) == _key(curve) for each in summary["curves"]),
+        "lack": curve.get("lack", ""),
         "against": _title(curve["baseline"], summary) if curve["baseline"] else "",
         "area": curve["area"],
         "difference": _points(difference) if difference else "",
@@ -198,6 +199,10 @@ def _line(place: int, curve: dict[str, Any], summary: dict[str, Any]) -> dict[st
         "saved": _saved(saved) if saved else "",
         "saves": saved["verdict"] if saved else "",
     }
+
+
+def _key(line: dict[str, Any]) -> tuple[str, ...]:
+    return line["acquisition"], line["head"], line["trainer"]
 
 
 def _title(line: dict[str, Any], summary: dict[str, Any]) -> str:
@@ -211,14 +216,16 @@ def _title(line: dict[str, Any], summary: dict[str, Any]) -> str:
 def _points(difference: dict[str, Any]) -> str:
     """A difference of accuracies in percentage points, with its interval."""
     mean = f"{100 * difference['mean']:+.1f}"
-    if difference["low"] is None:
-        return mean
-    return f"{mean} ({100 * difference['low']:+.1f} to {100 * difference['high']:+.1f})"
+    if difference["low"] is not None:
+        mean += f" ({100 * difference['low']:+.1f} to {100 * difference['high']:+.1f})"
+    return mean.replace("-", "−")
 
 
 def _saved(saved: dict[str, Any]) -> str:
     mean = f"{saved['mean']:.0f}"
-    return mean if saved["low"] is None else f"{mean} ({saved['low']:.0f} to {saved['high']:.0f})"
+    if saved["low"] is not None:
+        mean += f" ({saved['low']:.0f} to {saved['high']:.0f})"
+    return mean.replace("-", "−")
 
 
 def _rows(curves: list[dict[str, Any]]) -> list[dict[str, Any]]:
