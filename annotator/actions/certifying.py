@@ -214,21 +214,29 @@ def _put_up(certificate: Certificate) -> int:
 def hold_against(*, certificate: Certificate, n: int, k: int, bound: float) -> bool:
     """Write down what the answers of now say of a certificate, and end it when they break it; whether it still holds.
 
-    Takes the project's proposal lock.
+    Held against the target of the settings too, where that was raised to what it showed. Takes the project's proposal
+    lock.
     """
     lock_proposals(certificate.project)
     standing = Certificate.objects.filter(pk=certificate.pk, ended_at__isnull=True)
     if not standing.update(n=n, k=k, bound=bound):
         return False
-    if bound >= certificate.target:
+    target = _target_now(certificate)
+    if bound >= target:
         return True
     wrong = n - k
     why = (
         f"{wrong} of {n:,} random checks among them {'is' if wrong == 1 else 'are'} wrong by now; that shows"
-        f" at least {percent(bound, 1)} to be right, not {promised(certificate.target)}"
+        f" at least {percent(bound, 1)} to be right, not {promised(target)}"
     )
     give_back([certificate], why=why)
     return False
+
+
+def _target_now(certificate: Certificate) -> float:
+    """What its labels must meet to count: what it was given for, or more where the settings ask for more now."""
+    certificate.project.refresh_from_db(fields=["settings_json"])
+    return max(certificate.target, certificate.project.settings.target_precision)
 
 
 @transaction.atomic
@@ -238,7 +246,8 @@ def hold_against_labels(*, certificate: Certificate, n: int, k: int, at_most: fl
     n, k: checks, and how many found the label right. at_most: with the certificate's confidence no more than this
     share is right, 0..1. Takes the project's proposal lock.
     """
-    if at_most >= certificate.target:
+    target = _target_now(certificate)
+    if at_most >= target:
         return True
     lock_proposals(certificate.project)
     if not Certificate.objects.filter(pk=certificate.pk, ended_at__isnull=True).exists():
@@ -246,7 +255,7 @@ def hold_against_labels(*, certificate: Certificate, n: int, k: int, at_most: fl
     wrong = n - k
     why = (
         f"{wrong} of {n:,} of its labels that people checked blind {'is' if wrong == 1 else 'are'} wrong; that shows"
-        f" at most {percent(at_most, 1)} to be right, not {promised(certificate.target)}"
+        f" at most {percent(at_most, 1)} to be right, not {promised(target)}"
     )
     give_back([certificate], why=why)
     return False
