@@ -41,23 +41,14 @@ STATES = {
 
 
 @dataclass(frozen=True)
-class Share:
-    """A share of all labels, 0..1, with its 95 % interval. is_judged: by what people found, not by a model alone."""
-
-    rate: float
-    low: float
-    high: float
-    is_judged: bool
-
-
-@dataclass(frozen=True)
 class Suspicion:
     """What the panel says. labels: how many were studied, 0 before the first study; stopped: the hits because of which
-    nothing is suspected any more; resumes_at: the labels it takes to begin anew."""
+    nothing is suspected any more; resumes_at: the labels it takes to begin anew; disagrees: the share of labels the
+    model firmly disagrees with, None once enough was looked at."""
 
     standing: Standing
     labels: int
-    wrong: Share | None
+    disagrees: float | None
     stopped: HitRate | None
     resumes_at: int
     effect: dict[str, Any] | None
@@ -71,7 +62,7 @@ def panel(membership: Membership) -> dict[str, Any]:
     suspicion = Suspicion(
         standing=standing,
         labels=told.get("labels", 0),
-        wrong=_wrong(told, standing),
+        disagrees=_disagrees(told, standing),
         stopped=suspecting.newest_hits(project, told.get("since")) if stopped_at else None,
         resumes_at=suspecting.AGAIN_AT * (stopped_at or 0),
         effect=_in_points(told.get("effect")),
@@ -84,19 +75,14 @@ def _study(project: Project) -> dict[str, Any]:
     return (study.result.get("suspects") or {}) if study else {}
 
 
-def _wrong(told: dict[str, Any], standing: Standing) -> Share | None:
-    """How many labels are wrong: what was repaired and, of what is suspected, the share that turned out wrong so far;
-    before enough was looked at, the model's own estimate."""
-    labels, suspected, hits = told.get("labels", 0), told.get("suspected"), standing.hits
-    if suspected is None or not labels:
-        return None
-    if hits.is_enough:
-        rate, low, high = (
-            min(1.0, (hits.repaired + share * suspected) / labels) for share in (hits.rate, hits.low, hits.high)
-        )
-        return Share(rate, low, high, is_judged=True)
+def _disagrees(told: dict[str, Any], standing: Standing) -> float | None:
+    """What the model alone says, until people looked at enough of what it suspects.
+
+    No rate of wrong labels follows of either: only what was suspected is looked at, the most suspect first, and what
+    nobody suspects is not counted. An interval would hold neither doubt.
+    """
     noise = told.get("noise")
-    return Share(noise["rate"], noise["low"], noise["high"], is_judged=False) if noise else None
+    return None if standing.hits.is_enough or not noise else float(noise["rate"])
 
 
 def _in_points(effect: dict[str, Any] | None) -> dict[str, Any] | None:
