@@ -134,6 +134,42 @@ def test_a_new_ranking_keeps_what_people_hold(project: Project, items: list[Item
     assert [entry.item for entry in free] == list(reversed(items[3:]))
 
 
+def test_what_is_held_longest_comes_first_however_often_the_queue_is_ranked_anew(
+    project: Project, bob: User, cat: LabelClass
+) -> None:
+    project.settings_json = dict.fromkeys(
+        ("audit_share", "baseline_share", "second_opinion_share", "suspect_share", "automatic_share"), 0.0
+    )
+    project.save()
+    made = [make_item(project, seed) for seed in range(20)]
+    ranking = [queueing.Ranked(item.pk, 0.0, "random") for item in made]
+    queueing.fill_queue(project=project, entries=ranking)
+    held = queueing.reserve_items(project=project, annotator=bob)
+    handed_out = [each.item_id for each in held]
+    for count in range(1, 11):
+        queueing.fill_queue(project=project, entries=[each for each in ranking if each.item_id not in handed_out])
+        _, held = labeling.submit_and_reserve(
+            project=project,
+            annotator=bob,
+            item_id=held[0].item_id,
+            uuid=uuids.uuid4(),
+            kind="label",
+            raw_value=cat.pk,
+        )
+        handed_out.append(held[-1].item_id)
+        assert [each.item_id for each in held] == handed_out[count:]
+
+
+def test_a_check_that_is_held_waits_behind_no_fresh_question(
+    project: Project, items: list[Item], bob: User, cat: LabelClass
+) -> None:
+    check = make_item(project, 100, split=Split.AUDIT)
+    QueueEntry.objects.create(
+        project=project, item=check, rank=40, reason_code="audit", leased_by=bob, leased_until=queueing.lease_end()
+    )
+    assert queueing.reserve_items(project=project, annotator=bob)[0].item == check
+
+
 def test_a_new_ranking_leaves_out_what_was_answered_meanwhile(
     project: Project, items: list[Item], bob: User, cat: LabelClass, answer: Any
 ) -> None:

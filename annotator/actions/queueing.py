@@ -45,7 +45,7 @@ class Ranked:
 
 @transaction.atomic
 def reserve_items(*, project: Project, annotator: User, count: int = 5) -> list[QueueEntry]:
-    """Everything this person now holds, topped up to ``count`` items, in rank order.
+    """Everything this person now holds, topped up to ``count`` items: what is due, then what is held longest.
 
     Holding is a lease of LEASE_S seconds; what is already held is renewed. Locks the entries it takes with SKIP
     LOCKED, so two people never get the same one. Fewer than ``count`` come while a new ranking is being written, and
@@ -73,7 +73,8 @@ def _hand_out(project: Project, annotator: User, held: list[QueueEntry], missing
     )
     # Asked before what this person holds already: a need is due now, and the ranked ones can wait.
     first = min((each.rank for each in held if each.reason_code not in shares.NEEDS), default=None)
-    desk = Desk(project, annotator, answers, lease_end(), 0 if first is None else first - 1)
+    last = max((each.rank for each in held), default=-1)
+    desk = Desk(project, annotator, answers, lease_end(), max(0, last) if first is None else first - 1)
     dry: set[str] = set()
     while missing > 0:
         need = next((each for each in ledger.due() if each not in dry), None)
@@ -82,34 +83,38 @@ def _hand_out(project: Project, annotator: User, held: list[QueueEntry], missing
                 dry.add(need)
                 continue
             taken = need
+            last = max(last, desk.rank)
         else:
-            rank, is_over = _take_informative(desk)
+            rank, is_over = _take_informative(desk, last + 1)
             if rank is None:
                 if is_over:
                     _hand_out_the_rest(desk, missing)
                 return
             taken = QueueEntry.Reason.RANDOM
+            last = rank
             if first is None:  # a deck of its own: one after the other
                 desk = replace(desk, rank=rank)
         ledger.hand_out(taken)
         missing -= 1
 
 
-def _take_informative(desk: Desk) -> tuple[int | None, bool]:
+def _take_informative(desk: Desk, behind: int) -> tuple[int | None, bool]:
     """The rank of the next of the ranking, topped up when it is empty; None when there is none, and then whether there
     will be none: somebody may be writing to the queue at this moment, and the next request finds that."""
-    rank = _take_ranked(desk)
+    rank = _take_ranked(desk, behind)
     if rank is not None or not _try_queue_lock(desk.project):
         return rank, False
-    rank = _take_ranked(desk)
+    rank = _take_ranked(desk, behind)
     if rank is None:
         _drop_left_behind(desk.project)
         if refill_queue(project=desk.project):
-            rank = _take_ranked(desk)
+            rank = _take_ranked(desk, behind)
     return rank, rank is None
 
 
-def _take_ranked(desk: Desk) -> int | None:
+def _take_ranked(desk: Desk, behind: int) -> int | None:
+    """Its rank is raised to ``behind``, past all that this person holds: every ranking begins at 0 again, and what is
+    held would wait for ever behind what came later."""
     waiting = (
         QueueEntry.objects.select_for_update(skip_locked=True, of=("self",))
         .filter(free(), project=desk.project)
@@ -120,8 +125,9 @@ def _take_ranked(desk: Desk) -> int | None:
     )
     if waiting is None:
         return None
-    QueueEntry.objects.filter(pk=waiting[0]).update(leased_by=desk.annotator, leased_until=desk.until)
-    return waiting[1]
+    rank = max(waiting[1], behind)
+    QueueEntry.objects.filter(pk=waiting[0]).update(leased_by=desk.annotator, leased_until=desk.until, rank=rank)
+    return rank
 
 
 def _drop_left_behind(project: Project) -> None:
@@ -177,9 +183,17 @@ def fill_queue(*, project: Project, entries: list[Ranked], model_version: ModelV
 
 
 def _lock_open_items(project: Project, entries: list[Ranked]) -> set[int]:
-    """Those that may be queued. Locked until they are, or an answer in between would leave them queued for ever."""
+    """Those that may be queued. Locked until they are, or an answer in between would leave them queued for ever.
+
+    The checks of a running round for nothing else: another reason might come with a hint.
+    """
+    blind = [entry.item_id for entry in entries if entry.reason_code == QueueEntry.Reason.AUTOMATIC]
     items = Item.objects.select_for_update(skip_locked=True, no_key=True).filter(
-        _is_asked(), project=project, pk__in=[entry.item_id for entry in entries], state=Item.State.OPEN
+        _is_asked(),
+        Q(~round_checks.is_check()) | Q(pk__in=blind),
+        project=project,
+        pk__in=[entry.item_id for entry in entries],
+        state=Item.State.OPEN,
     )
     return set(items.order_by("pk").values_list("pk", flat=True))
 
@@ -206,7 +220,12 @@ def refill_queue(*, project: Project, count: int = REFILL) -> int:
 
 def _unqueued(project: Project, split: str) -> QuerySet[Item]:
     return Item.objects.filter(
-        _is_asked(), project=project, split=split, state=Item.State.OPEN, queue_entry__isnull=True
+        _is_asked(),
+        ~round_checks.is_check(),
+        project=project,
+        split=split,
+        state=Item.State.OPEN,
+        queue_entry__isnull=True,
     )
 
 
