@@ -299,6 +299,19 @@ def test_only_what_one_person_labelled_waits_for_a_second_opinion(
     assert next_for(project, alice, Reason.SECOND_OPINION) is None
 
 
+def test_nobody_is_asked_about_a_label_of_an_archived_class(
+    project: Project, bob: User, carol: User, cat: LabelClass, dog: LabelClass, answer: Answer
+) -> None:
+    answer(bob, make_item(project), cat)
+    item = make_item(project, 1)
+    answer(bob, item, dog)
+    LabelClass.objects.filter(pk=cat.pk).update(is_archived=True)  # whoever is asked now cannot choose it
+    assert held_for(project, carol, Reason.SECOND_OPINION).item == item
+    queueing.release_items(project=project, annotator=carol)
+    LabelClass.objects.filter(pk=dog.pk).update(is_archived=True)
+    assert next_for(project, carol, Reason.SECOND_OPINION) is None
+
+
 @pytest.mark.parametrize("kind", ["label", "none_of_these"])
 def test_an_answered_random_check_gets_a_second_opinion_too(
     project: Project, bob: User, carol: User, cat: LabelClass, dog: LabelClass, answer: Answer, kind: str

@@ -17,6 +17,7 @@ from django.contrib.auth.models import User
 from django.db.models import Exists, Max, Min, OuterRef, Q, QuerySet
 from django.utils import timezone
 
+from annotator import queries, task_types
 from annotator.actions import round_checks
 from annotator.actions.shares import Given, Reason, newest_answers
 from annotator.models import Annotation, Item, Project, Proposal, QueueEntry, Split, Suspect
@@ -172,7 +173,7 @@ def _take_second_opinion(desk: Desk) -> bool:
     which = Q()
     for split, state in ASKED_TWICE:
         which |= Q(split=split, state=state)
-    there = _answered_once(_answered_nearby(desk), but=desk.annotator)
+    there = _answered_once(desk, _answered_nearby(desk))
     return _claim(desk, there, which, Reason.SECOND_OPINION, {})
 
 
@@ -202,20 +203,27 @@ def _take_dispute(desk: Desk) -> bool:
     return _take_entry(desk, disputes() & Q(~Exists(mine)))
 
 
-def _answered_once(item_ids: list[int], but: User) -> list[int]:
-    """Those named by exactly one person, who is somebody else, and with no other answer. One query."""
-    given: dict[int, list[tuple[int, str, str]]] = defaultdict(list)
+def _answered_once(desk: Desk, item_ids: list[int]) -> list[int]:
+    """Those named by exactly one person, who is somebody else, and with no other answer. Two queries.
+
+    None whose label is of an archived class: who is asked cannot choose it, and would dispute what is right.
+    """
+    given: dict[int, list[Annotation]] = defaultdict(list)
     current = Annotation.objects.filter(item__in=item_ids, superseded_by__isnull=True)
-    current = current.exclude(kind=Annotation.Kind.RETRACTION)
-    for item_id, person, kind, source in current.values_list("item_id", "annotator_id", "kind", "source"):
-        given[item_id].append((person, kind, source))
-    return [pk for pk in item_ids if len(given[pk]) == 1 and _is_others(given[pk][0], but)]
+    for answer in current.exclude(kind=Annotation.Kind.RETRACTION):
+        given[answer.item_id].append(answer)
+    alone = [given[pk][0] for pk in item_ids if len(given[pk]) == 1]
+    open_ids = {each.pk for each in queries.open_classes(desk.project)}
+    return [each.item_id for each in alone if _is_others(each, desk.annotator) and _class_ids(desk, each) <= open_ids]
 
 
-def _is_others(given: tuple[int, str, str], but: User) -> bool:
-    person, kind, source = given
+def _is_others(answer: Annotation, but: User) -> bool:
     naming = (Annotation.Kind.LABEL, Annotation.Kind.NONE_OF_THESE)
-    return person != but.pk and kind in naming and source == Annotation.Source.PERSON
+    return answer.annotator_id != but.pk and answer.kind in naming and answer.source == Annotation.Source.PERSON
+
+
+def _class_ids(desk: Desk, answer: Annotation) -> set[int]:
+    return set(task_types.get(desk.project.task_type).class_ids(answer.value)) if answer.value else set()
 
 
 def _take_suspect(desk: Desk) -> bool:
