@@ -124,12 +124,15 @@ def _are_open(project: Project, item_ids: Rows) -> NDArray[np.bool_]:
 
 def without_round(project: Project, taken: Snapshot) -> Snapshot:
     """What may be asked for what it teaches, and proposed, while a round runs: nothing of its region, as long as there
-    is something else."""
+    is something else; then the others of its region, which counts against it, and never one of its checks."""
     going = round_checks.running(project)
     if going is None:
         return taken
-    is_apart = np.isin(taken.embedded.item_ids[taken.open_rows], region_of(going))
-    return taken if is_apart.all() else replace(taken, open_rows=taken.open_rows[~is_apart])
+    item_ids = taken.embedded.item_ids[taken.open_rows]
+    is_apart = np.isin(item_ids, region_of(going))
+    if is_apart.all():  # its checks are asked by the round alone: without a hint, in the order drawn
+        is_apart = np.isin(item_ids, np.fromiter(going.checks.values_list("item_id", flat=True), np.int64))
+    return replace(taken, open_rows=taken.open_rows[~is_apart])
 
 
 def forget(project: Project) -> None:

@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from django.db.models import Exists, OuterRef
+
 from annotator import queries, task_types
 from annotator.actions.shares import shares
 from annotator.models import Annotation, Item, Project, QueueEntry, Round, RoundCheck
@@ -46,6 +48,11 @@ def running(project: Project) -> Round | None:
     """The round that is going on."""
     open_rounds = Round.objects.filter(project=project, state=Round.State.RUNNING)
     return open_rounds.select_related("label_class", "model_version", "project").first()
+
+
+def is_check() -> Exists:
+    """Of items: whether a running round draws on them as checks. It alone asks them, without a hint."""
+    return Exists(RoundCheck.objects.filter(item=OuterRef("pk"), round__state=Round.State.RUNNING))
 
 
 def said(project: Project, predicted: dict[int, int]) -> dict[int, int]:

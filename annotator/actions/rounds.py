@@ -17,7 +17,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from annotator import jobs, queries
-from annotator.actions import queueing, round_checks
+from annotator.actions import needs, queueing, round_checks
 from annotator.actions.proposing import lock_proposals
 from annotator.errors import Conflict, InvalidSettings, NotFound
 from annotator.models import (
@@ -229,7 +229,7 @@ def _set_aside(project: Project, item_ids: np.ndarray) -> None:
             [project.pk, item_ids.tolist()],
         )
     waiting = QueueEntry.objects.select_for_update(skip_locked=True, of=("self",)).filter(
-        project=project, leased_until__isnull=True
+        needs.free(), project=project
     )
     asked = [pk for pk, item_id in waiting.values_list("pk", "item_id") if item_id in set(item_ids.tolist())]
     QueueEntry.objects.filter(pk__in=asked).delete()
