@@ -92,6 +92,8 @@ def take_stock(project: Project, taken: Snapshot, learned: Learned, model: Model
     outlook["round"] = certifying_rounds.propose(
         project, taken, learned, model, (rows[kept], answers.class_ids[kept]), _certified(project)
     )
+    chosen = project.settings
+    outlook["asked"] = [chosen.target_precision, chosen.certificate_confidence, chosen.threshold_per_class]
     model.metrics["gate"] = outlook
     model.save(update_fields=["metrics"])
 

@@ -156,7 +156,7 @@ def propose(
     """The region of the next round as the page tells of it, its predictions written down; {"why"} where there is none,
     None while a round runs.
 
-    audited: rows and class ids of the random checks that count. certified: items that a standing certificate speaks of.
+    audited: rows and class ids of the random checks that count. certified: items a standing certificate speaks of.
     """
     if round_checks.running(project):
         return None
@@ -199,7 +199,8 @@ def _widest_gain(
     """The best region over all classes, or of one class where each has its own threshold; rows are places in pool."""
     chosen = project.settings
     found = None
-    is_possible = False
+    # Whether there are images enough, and whether there would be a region had every check been right.
+    is_possible = would_do = False
     guesses = probs.argmax(axis=1)
     for column in range(len(taken.class_ids)) if chosen.threshold_per_class else [None]:
         mine = np.ones(len(pool), bool) if column is None else guesses[pool] == column
@@ -210,15 +211,23 @@ def _widest_gain(
         known = [rounds.Evidence(places, right if column is None else right[guesses[checks] == column])]
         known += _remembered(project, None if column is None else taken.class_ids[column])
         top = probs[pool[mine]].max(axis=1, initial=0.0)
-        is_possible |= bool(rounds.plan(int((mine & free).sum()), chosen.target_precision, part))
+        widest = int(rounds.WIDEST * (mine & free).sum())
+        is_possible |= bool(rounds.plan(widest, chosen.target_precision, part))
         region = rounds.propose(top, free[mine], known, chosen.target_precision, part)
+        if region is None and not would_do:
+            unharmed = [replace(each, right=np.ones_like(each.right)) for each in known]
+            would_do = rounds.propose(top, free[mine], unharmed, chosen.target_precision, part) is not None
         if region is not None and (found is None or region.gain > found.gain):
             found = replace(region, rows=np.flatnonzero(mine)[region.rows], column=column)
     if found is not None:
         return found, ""
     if not is_possible:
         return None, "too few images are open: checking enough of them would leave hardly any to let through"
-    return None, "too many of the random checks so far are wrong even where the model is surest; more answers help"
+    if would_do:
+        return None, "too many of the random checks so far are wrong even where the model is surest; more answers help"
+    n = len(audited[0])
+    so_far = f"{n:,} random check{' is' if n == 1 else 's are'} answered"
+    return None, f"too few checks so far to tell how often the model is right where it is surest: {so_far}"
 
 
 def rights(taken: Snapshot, learned: Learned, rows: Rows, class_ids: Rows) -> NDArray[np.bool_]:

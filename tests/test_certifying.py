@@ -10,6 +10,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from django.test import Client
+from django.utils import timezone
 
 from annotator.actions import certifying, exporting, labeling, projects, proposing, queueing, reviewing, training
 from annotator.errors import Conflict, InvalidSettings
@@ -569,6 +570,59 @@ def test_before_a_certificate_it_says_how_many_checks_are_missing(rigged: Rigged
     page = shown(login(vera), f"/projects/{rigged.project.pk}/")
     assert f"At best <strong>{said['missing']}</strong> more random checks" in page
     assert f'The next look comes at <span class="number">{said["next_at"]}</span>' in page
+
+
+def test_other_settings_ask_for_a_refit_and_until_then_no_old_number_is_shown(rigged: Rigged, login: Login) -> None:
+    rigged.check(rigged.checks[:10])
+    rigged.take_stock()
+    address = f"/projects/{rigged.project.pk}/"
+    assert "At best <strong>" in shown(login(rigged.alice), address)
+    result = {"folder": "x", "n": 1, "image_px": 8, "encoder": "pixels"}
+    columns = {"state": "done", "finished_at": timezone.now(), "result": result}
+    Job.objects.create(project=rigged.project, kind=Job.Kind.EMBED, **columns)
+    waiting = Job.objects.filter(project=rigged.project, kind=Job.Kind.REFIT, state="queued")
+    for column, value in (("target_precision", 0.9), ("certificate_confidence", 0.9), ("threshold_per_class", True)):
+        waiting.delete()
+        rigged.choose(**{column: value})
+        assert waiting.exists()
+        page = shown(login(rigged.alice), address)
+        assert "is being worked out, and the next model says it" in page
+        assert "At best" not in page and "The next look" not in page
+        rigged.take_stock()
+        assert "is being worked out" not in shown(login(rigged.alice), address)
+    waiting.delete()
+    rigged.choose(answers_per_refit=7)
+    assert not waiting.exists()
+
+
+def test_the_panel_says_where_a_certificate_costs_what_finishing_by_hand_does(rigged: Rigged, login: Login) -> None:
+    rigged.check(rigged.checks[:10])
+    address = f"/projects/{rigged.project.pk}/"
+    for target, is_said in ((0.8, False), (0.99, True)):
+        rigged.choose(target_precision=target)
+        rigged.take_stock()
+        page = shown(login(rigged.alice), address)
+        assert (f"That is no fewer answers than finishing by hand: {POOL} images are left." in page) == is_said
+
+
+def test_a_look_that_there_are_no_checks_for_has_no_number(rigged: Rigged, login: Login) -> None:
+    rigged.check(rigged.checks)
+    rigged.choose(target_precision=0.99)
+    rigged.take_stock()
+    said = ModelVersion.objects.get(pk=rigged.model.pk).metrics["gate"]
+    assert said["next_at"] > said["answers"] == CHECKS
+    page = shown(login(rigged.alice), f"/projects/{rigged.project.pk}/")
+    assert "The next look waits for more random checks than there are left." in page
+    assert "The next look comes at" not in page
+    assert "Every random check is answered; that takes more of them." in page
+
+
+def test_a_preview_of_nothing_is_not_shown(opened: Rigged, login: Login) -> None:
+    look = Look.objects.get()
+    for count in (3, 0):
+        Look.objects.filter(pk=look.pk).update(preview={"target": 0.6, "count": count})
+        page = shown(login(opened.alice), f"/projects/{opened.project.pk}/")
+        assert ("the last look would have let" in page) == bool(count)
 
 
 def test_too_small_a_sample_offers_its_owner_to_draw_more(rigged: Rigged, login: Login, vera: User) -> None:

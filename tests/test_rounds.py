@@ -675,6 +675,39 @@ def test_the_panel_tells_the_cost_before_and_the_progress_after(offered: Rigged,
     assert alices.post(f"{address}rounds/{drawn.pk}/cancel/").status_code == 409
 
 
+def test_the_panel_says_how_many_answers_a_round_takes(offered: Rigged, login: Login) -> None:
+    address = f"/projects/{offered.project.pk}/"
+    page = shown(login(offered.alice), address)
+    cost = 2 * offer(offered).cost[0]  # half of the answers
+    said = f"While it runs 50 % of the answers go to its checks, so it takes some <strong>{cost} answers</strong>"
+    assert 0 < page.find(said) < page.index("Start a round of checks")
+    others = {"audit_share": 1.0, "baseline_share": 0.0, "second_opinion_share": 0.0, "suspect_share": 0.0}
+    offered.choose(**others, automatic_share=0.0)
+    assert "nobody is asked them until <a" in shown(login(offered.alice), address)
+
+
+def why_none(rigged: Rigged) -> str:
+    rigged.take_stock()
+    found, why = rounds.offer(rigged.project)
+    assert found is None
+    return why
+
+
+def test_without_an_offer_the_cause_is_named(rigged: Rigged) -> None:
+    rigged.choose(target_precision=0.9)
+    rigged.check(rigged.checks[:2])
+    # As if nothing were known beforehand of how right a model is where it is surest.
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(theory, "PRIOR", (1.0, 1.0))
+        assert why_none(rigged).startswith("too few checks so far")
+        assert why_none(rigged).endswith(": 2 random checks are answered")
+    for item in rigged.checks[2:14]:
+        rigged.check([item], kind="none_of_these")
+    assert why_none(rigged).startswith("too many of the random checks so far are wrong")
+    rigged.choose(target_precision=0.97)
+    assert why_none(rigged).startswith("too few images are open")
+
+
 def test_the_panel_says_why_a_round_ended_and_what_would_help(offered: Rigged, login: Login) -> None:
     drawn = start(offered)
     answer_due(offered, wrong=drawn.stages[-1][1] + 1)

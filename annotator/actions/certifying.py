@@ -331,6 +331,7 @@ class Gate:
 
     missing: random checks still wanted before the next look can certify anything, None while no model says; next_at:
     how many answered ones the next look waits for, None when no error is left. waiting: checks not answered yet.
+    is_of_old_settings: the newest model worked these out for another target, certainty or kind of threshold.
     """
 
     settings: ProjectSettings
@@ -348,6 +349,18 @@ class Gate:
     round: round_checks.Progress | None = None
     offer: rounds.Offer | None = None
     why_none: str = ""
+    is_of_old_settings: bool = False
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether the next look waits for more random checks than are left to answer."""
+        return self.next_at is not None and self.next_at - self.answers > self.waiting
+
+    @property
+    def by_hand(self) -> int:
+        """Images still to be labelled, where a certificate costs as many answers as labelling them; 0 where not."""
+        still_open = self.review + self.asking + self.checking
+        return still_open if self.missing is not None and self.missing >= still_open else 0
 
     @property
     def is_short(self) -> bool:
@@ -377,6 +390,8 @@ def gate(project: Project) -> Gate:
     going = round_checks.progress(project)
     checking = min(going.round.size - going.answered, still_open - accepted) if going else 0
     offer, why_none = rounds.offer(project)
+    chosen = project.settings
+    now = [chosen.target_precision, chosen.certificate_confidence, chosen.threshold_per_class]
     return Gate(
         settings=project.settings,
         certificates=list(standing_certificates(project)),
@@ -393,6 +408,7 @@ def gate(project: Project) -> Gate:
         round=going,
         offer=offer,
         why_none=why_none,
+        is_of_old_settings=said.get("asked", now) != now,
     )
 
 

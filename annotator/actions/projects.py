@@ -31,6 +31,8 @@ SHORTCUTS = "1234567890"
 # Keys the pages keep for themselves: accept (reviewing), skip, none of these, undo, help, zoom (labelling).
 PAGE_KEYS = set("asxz?/+-")
 NAME_AT_MOST = 120
+# What certificates and rounds are about: what a model said of the way there holds for these settings alone.
+PROMISED = ("target_precision", "certificate_confidence", "threshold_per_class")
 
 
 @transaction.atomic
@@ -99,9 +101,9 @@ def save_settings(
     """Check and store settings (absent keys keep their value), name and instructions. Raises InvalidSettings.
 
     Parameters keep their value one by one; "" or None brings a default back. Asks for a new embedding where images are
-    to be embedded in another way, or views of them, too. ``seen``: the fingerprint of what the form was filled from;
-    raises Conflict when it is not that any more. ``project`` is read again under the lock, so afterwards it is what is
-    stored, except after a refusal.
+    to be embedded in another way, or views of them, too; for a refit where something else is to be promised. ``seen``:
+    the fingerprint of what the form was filled from; raises Conflict when it is not that any more. ``project`` is read
+    again under the lock, so afterwards it is what is stored, except after a refusal.
     """
     _lock(project.pk)
     project.refresh_from_db()
@@ -129,7 +131,7 @@ def save_settings(
         request_embedding(project=project, actor=actor)
     elif queries.lacks_views(project):
         request_embedding(project=project)
-    elif any(key.startswith("augment_") for key in changed):
+    elif any(key.startswith("augment_") or key in PROMISED for key in changed):
         refresh_preview(project=project)
     return cleaned
 

@@ -1,13 +1,14 @@
 """What the pages say of accepting unseen: the panel of the dashboard, and a certificate in words."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from annotator.access import OWN, REVIEW, allows
-from annotator.actions import certifying, rounds
+from annotator.actions import certifying, rounds, shares
 from annotator.actions.certifying import Gate
 from annotator.charts import Part
-from annotator.models import Certificate, Look, Membership, Project, Round
+from annotator.models import Certificate, Look, Membership, Project, QueueEntry, Round
 from annotator.wording import percent, promised
 
 LOOKS_SHOWN = 12
@@ -44,12 +45,15 @@ def panel(membership: Membership) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Offered:
-    """A region for a round, in words. ``cost``: what it takes with one error, with two, and so on."""
+    """A region for a round, in words. ``cost``: what it takes with one error, with two, and so on. ``share``: of the
+    answers, what its checks get while it runs; ``answers``: so many until it is judged first, None without a share."""
 
     where: str
     first: int
     cost: list[tuple[str, int]]
     chance: str
+    share: str
+    answers: int | None
     lower: str
     lower_at: int | None
 
@@ -57,12 +61,15 @@ class Offered:
 def offered(project: Project, offer: rounds.Offer) -> Offered:
     """What a round would be about and cost. At most one query."""
     named = project.classes.filter(pk=offer.class_id).first() if offer.class_id is not None else None
+    share = shares.shares(project.settings, is_round_running=True)[QueueEntry.Reason.AUTOMATIC]
     words = ("one error", "two", "three", "four", "five", "six")
     return Offered(
         where=f" as {named.name}" if named else "",
         first=offer.cost[0],
         cost=list(zip(words, offer.cost[1:], strict=False)),
         chance=percent(offer.chance),
+        share=percent(share),
+        answers=math.ceil(offer.cost[0] / share) if share > 0 else None,
         lower=promised(offer.lower["target"]) if offer.lower else "",
         lower_at=offer.lower.get("at"),
     )
