@@ -81,6 +81,28 @@ def test_an_id_used_for_another_item_is_a_conflict(items: list[Item], bob: User,
         answer(bob, items[1], cat, uuid=once)
 
 
+def test_an_id_used_again_with_another_answer_is_a_conflict(
+    items: list[Item], bob: User, cat: LabelClass, dog: LabelClass, answer: Any
+) -> None:
+    once = uuid.uuid4()
+    stored = answer(bob, items[0], cat, uuid=once)
+    sent: dict[str, Any] = {"kind": "label", "raw_value": cat.pk}
+    for other in ({"raw_value": dog.pk}, {"raw_value": None}, {"kind": "skip"}, {"kind": "none_of_these"}):
+        with pytest.raises(Conflict, match="already used for another answer"):
+            labeling.record_annotation(
+                project=items[0].project,
+                annotator=bob,
+                item_id=items[0].pk,
+                uuid=once,
+                **sent | other,
+            )
+    LabelClass.objects.filter(pk=cat.pk).update(is_archived=True)  # it was sent before, and comes late a second time
+    assert answer(bob, items[0], cat, uuid=once) == stored
+    skipped = answer(bob, items[1])
+    assert answer(bob, items[1], uuid=skipped.uuid) == skipped
+    assert Annotation.objects.count() == 2
+
+
 def test_an_item_somebody_else_holds_is_refused(
     project: Project, items: list[Item], bob: User, carol: User, cat: LabelClass, answer: Any
 ) -> None:

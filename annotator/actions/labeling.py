@@ -78,7 +78,7 @@ def record_annotation(
     # 2. The same answer again? Asked under the locks, so that a twin that was on its way has landed.
     repeated = Annotation.objects.filter(uuid=uuid).first()
     if repeated is not None:
-        return _same_answer(repeated, item, annotator)
+        return _same_answer(repeated, item, annotator, kind, raw_value)
     # 3. May this person answer?
     if item.split == Split.TEST:
         raise Conflict("this image belongs to the held-out test set; it is not labelled here")
@@ -120,11 +120,22 @@ def _lock_uuid(uuid: uuids.UUID) -> None:
         cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [UUID_LOCK, uuid.int % 2**32 - 2**31])
 
 
-def _same_answer(repeated: Annotation, item: Item, annotator: User) -> Annotation:
-    is_same = (repeated.item_id, repeated.annotator_id) == (item.pk, annotator.pk)
-    if not is_same or repeated.kind not in ANSWERS:
+def _same_answer(repeated: Annotation, item: Item, annotator: User, kind: str, raw_value: Any) -> Annotation:
+    is_same = (repeated.item_id, repeated.annotator_id, repeated.kind) == (item.pk, annotator.pk, kind)
+    if not is_same or not _says(repeated, raw_value):
         raise Conflict(f"the id {repeated.uuid} was already used for another answer; make a new one for each answer")
     return repeated
+
+
+def _says(answer: Annotation, raw_value: Any) -> bool:
+    """Whether this is its value, though its class may have been archived since."""
+    if answer.value is None:
+        return True
+    task_type = task_types.get(answer.project.task_type)
+    try:
+        return bool(task_type.clean(raw_value, task_type.class_ids(answer.value)) == answer.value)
+    except InvalidAnnotation:
+        return False
 
 
 def _entry_for(item: Item, annotator: User) -> QueueEntry | None:
