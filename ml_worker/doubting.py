@@ -16,6 +16,8 @@ from ml_worker.snapshot import Snapshot
 
 # Open images that stand for all of them, and how many of each kind of doubt are shown.
 SAMPLE, SHOWN = 5_000, 5
+# Nearer than this, of the median distance of two open images, one shows what the other does.
+APART = 0.5
 # Heads that look at the answers alone; the others go over the whole pool for each member of an ensemble.
 QUICK_HEADS, ROWS_AT_MOST = ("logistic_regression", "prototype"), 50_000
 
@@ -124,8 +126,9 @@ def study(project: Project, taken: Snapshot) -> dict[str, Any]:
     """What the doubt about the open images comes from, by an ensemble of the project's head; see `calibrate.doubt`.
 
     aleatoric, epistemic: means over n of the open images, as shares of the greatest possible doubt. hardest, newest:
-    the images with most of either, none in both, as [item id, that share, [[class id, probability], two likeliest]].
-    Only ``left_out``, in words, where there is nothing to say or it would take too long.
+    the images with most of either, none in both and no near copies (`_apart`), as [item id, that share, [[class id,
+    probability], two likeliest]]. Only ``left_out``, in words, where there is nothing to say or it would take too
+    long.
     """
     chosen, pool = project.settings, taken.embedded.pool
     rows = _some(taken.open_rows)
@@ -135,9 +138,10 @@ def study(project: Project, taken: Snapshot) -> dict[str, Any]:
         return {"left_out": f"with this head it takes too long for more than {ROWS_AT_MOST:,} images"}
     probs = _members(project, taken, rows)
     aleatoric, epistemic = (each / np.log(probs.shape[2]) for each in calibrate.doubt(probs))
-    newest = np.argsort(-epistemic, kind="stable")[:SHOWN]
+    embeddings = pool.embeddings[rows]
+    newest = _apart(embeddings, np.argsort(-epistemic, kind="stable"))
     hardest = np.argsort(-aleatoric, kind="stable")
-    hardest = hardest[~np.isin(hardest, newest)][:SHOWN]
+    hardest = _apart(embeddings, hardest[~np.isin(hardest, newest)])
     mean = probs.mean(axis=0)
     return {
         "n": len(rows),
@@ -147,6 +151,22 @@ def study(project: Project, taken: Snapshot) -> dict[str, Any]:
         "newest": [_told(taken, int(rows[at]), float(epistemic[at]), mean[at]) for at in newest],
         "hardest": [_told(taken, int(rows[at]), float(aleatoric[at]), mean[at]) for at in hardest],
     }
+
+
+def _apart(embeddings: Floats, order: Rows) -> Rows:
+    """The first `SHOWN` of an order of places in embeddings (n, D) that lie `APART`; where there are fewer, the next
+    of the order with them."""
+    some = embeddings[np.random.default_rng(0).integers(len(embeddings), size=(500, 2))]
+    least = APART * float(np.median(np.linalg.norm(some[:, 0] - some[:, 1], axis=1)))
+    is_far, picked = np.ones(len(embeddings), bool), list[int]()
+    for place in order.tolist():
+        if len(picked) == SHOWN:
+            break
+        if is_far[place]:
+            picked.append(place)
+            is_far &= np.linalg.norm(embeddings - embeddings[place], axis=1) >= least
+    rest = order[~np.isin(order, picked)][: SHOWN - len(picked)]
+    return order[np.isin(order, [*picked, *rest.tolist()])]
 
 
 def _members(project: Project, taken: Snapshot, rows: Rows) -> Floats:

@@ -128,6 +128,7 @@ def test_both_kinds_of_doubt_show_their_images_while_they_are_open(
     login: Login, vera: User, bob: User, project: Project, items: list[Item], model: ModelVersion, cat: LabelClass,
     dog: LabelClass, answer: Callable[..., Any],
 ) -> None:  # fmt: skip
+    measured(model, cat, dog)
     likeliest = [[cat.pk, 0.6], [dog.pk, 0.4]]
     audit = make_item(project, 77, Split.AUDIT)
     studied(
@@ -138,7 +139,8 @@ def test_both_kinds_of_doubt_show_their_images_while_they_are_open(
     answer(bob, items[1], cat)
     said = panel(login(vera), project)
     assert "<strong>25 %</strong> is that they contradict each other" in said and "<strong>75 %</strong>" in said
-    help_here, hard = said.split("Hard for anybody")
+    assert "because the images" not in said  # that was not measured
+    help_here, hard = said.split("Each is unsure by itself")
     assert f'{reverse("item-thumbnail", args=[project.pk, items[0].pk])}"' in help_here
     assert f'{reverse("item-thumbnail", args=[project.pk, items[2].pk])}"' in hard
     assert 'alt="image-0.png: cat 60 %, dog 40 %"' in help_here
@@ -149,9 +151,19 @@ def test_both_kinds_of_doubt_show_their_images_while_they_are_open(
 def test_what_was_left_out_is_not_shown(
     login: Login, alice: User, project: Project, items: list[Item], model: ModelVersion
 ) -> None:
+    measured(model, *project.classes.order_by("pk"))
     job = studied(project, [], [])
+    assert "doubt comes from" in panel(login(alice), project)
     job.result["doubt"] = {"left_out": "it takes answers of two classes and an open image"}
     job.save()
+    assert "doubt comes from" not in panel(login(alice), project)
+
+
+def test_before_it_is_calibrated_its_doubt_is_not_taken_apart(
+    login: Login, alice: User, project: Project, items: list[Item], model: ModelVersion
+) -> None:
+    assert "calibration" not in model.metrics
+    studied(project, [[items[0].pk, 0.2, []]], [[items[2].pk, 0.3, []]])
     assert "doubt comes from" not in panel(login(alice), project)
 
 

@@ -206,6 +206,18 @@ def test_a_study_with_nothing_to_say_says_why(
     assert "more than 100 images" in doubting.study(project, taken_of(project, pictures))["left_out"]
 
 
+def test_near_copies_are_shown_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a line at 0, 0.1, 0.2, 10, 10.1 and 20, in the order of their doubt. Two of them drawn at random are some 10
+    apart in the median, so that 5 is far enough."""
+    monkeypatch.setattr(doubting, "SHOWN", 3)
+    line = np.array([0, 0.1, 0.2, 10, 10.1, 20], np.float32)[:, None]
+    assert doubting._apart(line, np.arange(6)).tolist() == [0, 3, 5]
+    assert doubting._apart(line, np.array([4, 2, 3, 1, 5, 0])).tolist() == [4, 2, 5]
+    monkeypatch.setattr(doubting, "SHOWN", 4)
+    assert doubting._apart(line, np.arange(6)).tolist() == [0, 1, 3, 5]  # nothing else is left
+    assert doubting._apart(line[:2], np.arange(2)).tolist() == [0, 1]
+
+
 def test_a_large_pool_is_sampled_the_same_way_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doubting, "SAMPLE", 50)
     rows = np.arange(0, 400, 2)

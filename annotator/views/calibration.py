@@ -90,12 +90,14 @@ def panel(project: Project, model: ModelVersion | None, counts: dict[str, dict[s
     """The context of templates/calibration.html. counts: `queries.pool_counts`. At most three queries."""
     study = queries.newest_study(project) if model else None
     found = (study.result.get("doubt") if study else None) or {}
-    is_known = bool(model and model.metrics.get("calibration")) or bool(found)
+    is_known = bool(model and model.metrics.get("calibration"))
     names = {each.pk: each.name for each in project.classes.all()} if is_known else {}
+    told = confidence(model, names) if model else None
     return {
-        "confidence": confidence(model, names) if model else None,
+        "confidence": told,
         "short_list": short_list(model, names) if model else None,
-        "doubt": doubt(project, found, names) if model else None,
+        # Of probabilities that are only an order the parts are the head's softness, whatever the images are.
+        "doubt": doubt(project, found, names) if told else None,
         "calibrated_from": CALIBRATED_FROM,
         "checks_answered": counts[Split.AUDIT][Item.State.LABELLED],
     }
