@@ -361,12 +361,14 @@ def test_the_owners_parameters_reach_the_algorithms(
 # --- learning ----------------------------------------------------------------------------------------------
 
 
-def test_before_any_answer_the_queue_is_typical_items_with_audit_items_between(
-    project: Project, pool: list[Item]
+def test_before_any_answer_the_queue_is_typical_items_and_random_checks_are_handed_out_between(
+    project: Project, pool: list[Item], alice: User
 ) -> None:
     assert refit(project) is None
     reasons = set(QueueEntry.objects.filter(project=project).values_list("reason_code", flat=True))
-    assert reasons == {QueueEntry.Reason.TYPICAL, QueueEntry.Reason.AUDIT}
+    assert reasons == {QueueEntry.Reason.TYPICAL}
+    held = queueing.reserve_items(project=project, annotator=alice, count=10)
+    assert {entry.reason_code for entry in held} >= {QueueEntry.Reason.TYPICAL, QueueEntry.Reason.AUDIT}
 
 
 def test_after_answers_there_is_a_model_a_queue_and_proposals(
@@ -395,6 +397,7 @@ def test_the_queue_looks_for_more_of_the_class_with_the_fewest_answers(
     project.settings_json |= {"acquisition": "rare_class"}
     project.save()
     label([*pool[:36:2], *pool[1:12:2]])
+    label(audit_items(project))  # which show that the model knows more than the clusters
     refit(project)
     asked = QueueEntry.objects.filter(project=project).exclude(reason_code=QueueEntry.Reason.AUDIT).order_by("rank")
     assert {entry.reason_code for entry in asked} == {QueueEntry.Reason.SCARCE}

@@ -107,7 +107,7 @@ def test_names_alone_put_up_proposals_by_how_common_each_class_is(read: Project)
     assert {each.item.split for each in waiting} == {Split.POOL}
     # Nobody is taught yet, so nothing changes about whom to ask.
     reasons = set(QueueEntry.objects.filter(project=read).values_list("reason_code", flat=True))
-    assert reasons == {"typical", "audit"}
+    assert reasons == {"typical"}
 
 
 def test_less_than_the_pool_is_shared_out_by_the_estimated_prior(
