@@ -99,7 +99,11 @@ def take_stock(project: Project, taken: Snapshot, learned: Learned, model: Model
 
 
 def blind_answers(project: Project) -> BlindAnswers:
-    """The audit answers that a certificate may rest on. One query."""
+    """The audit answers that a certificate may rest on. One query.
+
+    A decision is not blind. Where it says what the blind answers say, these count as if it were not there; where it
+    does not, the check counts as of no class: it may speak against the model and takes back nothing that does.
+    """
     asked = Annotation.objects.filter(item=OuterRef("item"), reason_code=QueueEntry.Reason.AUDIT)
     current = Annotation.objects.filter(
         project=project,
@@ -112,9 +116,16 @@ def blind_answers(project: Project) -> BlindAnswers:
     in_turn: dict[int, bool] = defaultdict(lambda: True)
     for annotation in current.select_related("item").annotate(is_asked=Exists(asked)).order_by("created_at", "id"):
         by_item[annotation.item_id].append(annotation)
-        in_turn[annotation.item_id] &= annotation.is_asked and not annotation.suggestion_shown
+        if annotation.reason_code != Annotation.DECISION:
+            in_turn[annotation.item_id] &= annotation.is_asked and not annotation.suggestion_shown
     task_type = task_types.get(project.task_type)
-    named = [(given[0].item, queries.settled_value(task_type, given)) for given in by_item.values()]
+    named = []
+    for item_id, given in by_item.items():
+        blind = [each for each in given if each.reason_code != Annotation.DECISION]
+        in_turn[item_id] &= bool(blind)
+        value = queries.settled_value(task_type, given)
+        is_agreed = len(blind) == len(given) or value == queries.settled_value(task_type, blind)
+        named.append((given[0].item, value if is_agreed else None))
     return BlindAnswers(
         np.array([item.pk for item, _ in named], np.int64),
         np.array([task_type.class_ids(value)[0] if value else NO_CLASS for _, value in named], np.int64),
@@ -172,8 +183,11 @@ def _hold(certificate: Certificate, answers: BlindAnswers) -> None:
     said = {int(item_id): class_id for item_id, class_id in certificate.checks.items()}
     guesses = np.array([said.get(item_id, -1) for item_id in answers.item_ids.tolist()], np.int64)
     is_right = guesses == answers.class_ids
-    right = is_right[(guesses != -1) & (answers.in_turn | ~is_right)].tolist()
-    bound = gate.open_bound(sum(right), len(right), certificate.rest, certificate.answered, certificate.delta)
+    counts = (guesses != -1) & (answers.in_turn | ~is_right)
+    right = is_right[counts].tolist()
+    # Images of its rest that became random checks are out of it once they are answered, and not before.
+    rest = max(0, certificate.rest - int(np.isin(answers.item_ids[counts], _spoken_of(certificate)).sum()))
+    bound = gate.open_bound(sum(right), len(right), rest, certificate.answered, certificate.delta)
     certifying.hold_against(certificate=certificate, n=len(right), k=sum(right), bound=bound)
 
 
@@ -187,10 +201,11 @@ def _hold_labels(certificate: Certificate) -> None:
     if certificate.accepted_at is None:
         return
     given = Annotation.objects.filter(
+        # A decision replaces what its author said, and is no check: the check stays what it was.
+        Q(superseded_by__isnull=True) | Q(superseded_by__reason_code=Annotation.DECISION),
         project_id=certificate.project_id,
         reason_code=QueueEntry.Reason.AUTOMATIC,
         reason_data__certificate=certificate.pk,
-        superseded_by__isnull=True,
         suggestion_shown=False,
     ).exclude(kind=Annotation.Kind.RETRACTION)
     said = dict(given.values_list("reason_data__proposal", "value"))
@@ -351,6 +366,15 @@ def _file(certificate: Certificate) -> Path:
     if certificate.round_id is not None:
         return certifying_rounds.file_of(certificate)
     return snapshot.embedding_folder(f"{certificate.project_id}/certificate-{certificate.pk}.npz")
+
+
+def _spoken_of(certificate: Certificate) -> Rows:
+    """The items it was given for; empty where its file is gone."""
+    path = _file(certificate)
+    if not path.exists():
+        return np.zeros(0, np.int64)
+    with np.load(path) as kept:
+        return np.asarray(kept["item_ids"], np.int64)
 
 
 def _accept(project: Project) -> None:

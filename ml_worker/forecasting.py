@@ -54,7 +54,7 @@ def course(project: Project, taken: Snapshot) -> Course:
     rows_of = labels.order_by("created_at", "id").values_list("item_id", "source", "settles_id", "reason_code")
     first: dict[int, tuple[int, bool, str]] = {}
     for place, (item_id, source, settles_id, reason) in enumerate(rows_of.iterator(chunk_size=5000)):
-        is_asked = source == Annotation.Source.PERSON and settles_id is None
+        is_asked = source == Annotation.Source.PERSON and settles_id is None and reason != Annotation.DECISION
         first.setdefault(item_id, (place, is_asked, reason))
     known = [first.get(item_id) for item_id in taken.embedded.item_ids[taken.train.rows].tolist()]
     # An answer taken back since the snapshot was taken has no place in the order.
@@ -229,7 +229,7 @@ def _asked_again(project: Project) -> tuple[int, int]:
     asked_again = Annotation.objects.filter(project=project, reason_code=opinion).values("item_id")
     answers = Annotation.objects.filter(
         project=project, item__in=asked_again, kind=Annotation.Kind.LABEL, source=Annotation.Source.PERSON
-    )
+    ).exclude(reason_code=Annotation.DECISION)
     checked = wrong = 0
     before: dict[int, dict[str, Any]] = {}
     for answer in answers.order_by("created_at", "id"):

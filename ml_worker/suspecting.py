@@ -87,24 +87,29 @@ def _found(project: Project, taken: Snapshot) -> dict[str, Any]:
 
 
 def _given(project: Project, taken: Snapshot) -> _Given:
-    """Not askable: what two people said independently, and what somebody said when asked about it again. One query
-    over the labels of the pool, one over the settled suspects."""
+    """Not askable: what two people said independently, what somebody said when asked about it again, and what a
+    reviewer decided. One query over the labels of the pool, one over the settled suspects."""
     task_type = task_types.get(project.task_type)
     current = Annotation.objects.filter(
         project=project, item__split=Split.POOL, kind=Annotation.Kind.LABEL, superseded_by__isnull=True
     )
     said: dict[tuple[int, int], list[Annotation]] = defaultdict(list)
-    for each in current.only("item_id", "value", "source", "annotator_id").order_by("id").iterator(chunk_size=5000):
+    columns = ("item_id", "value", "source", "annotator_id", "reason_code")
+    decided: set[int] = set()
+    for each in current.only(*columns).order_by("id").iterator(chunk_size=5000):
         said[each.item_id, task_type.class_ids(each.value or {})[0]].append(each)
+        if each.reason_code == Annotation.DECISION:
+            decided.add(each.item_id)
     judged = _judged(project)
     item_ids = taken.embedded.item_ids[taken.train.rows].tolist()
     keys = [
         (item_id, taken.class_ids[column])
         for item_id, column in zip(item_ids, taken.train.targets.tolist(), strict=True)
     ]
+    settled = [key in judged or key[0] in decided or _voices(said.get(key, [])) > 1 for key in keys]
     return _Given(
         np.array([said[key][-1].pk if key in said else 0 for key in keys], np.int64),
-        np.array([key in said and key not in judged and _voices(said[key]) < 2 for key in keys], bool),
+        np.array([key in said and not is_settled for key, is_settled in zip(keys, settled, strict=True)], bool),
     )
 
 

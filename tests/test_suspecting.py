@@ -298,6 +298,16 @@ def test_having_stopped_it_drops_what_waits_and_stays_stopped(clouds: Clouds) ->
     assert clouds.study()["stopped_at"] == POOL
 
 
+def test_what_a_reviewer_decided_is_not_suspected(clouds: Clouds, carol: User) -> None:
+    clouds.label(clouds.items[4], clouds.dog, carol, reason_code=Annotation.DECISION)
+    clouds.study()
+    assert clouds.numbers() == [10]
+    # Nor where the one who decides is the one who had labelled it: a single voice.
+    clouds.label(clouds.items[10], clouds.dog, reason_code=Annotation.DECISION)
+    clouds.study()
+    assert clouds.numbers() == []
+
+
 def test_with_twice_the_labels_it_begins_anew(clouds: Clouds) -> None:
     settle_some(clouds, 25)
     clouds.study()

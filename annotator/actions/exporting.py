@@ -245,13 +245,14 @@ def _labelled(named: dict[str, Any], behind: list[Annotation]) -> dict[str, Any]
     """``behind``: the labels with the settled value, a rejection of it never among them.
 
     Two people who named it without a proposal before them are a consensus; one of them is human, whoever accepted the
-    same from a proposal.
+    same from a proposal. What a reviewer decided is human as well: that settled it, not that two agree.
     """
     behind = [each for each in behind if each.kind == Annotation.Kind.LABEL]
     strongest = min(behind, key=lambda each: _STRENGTH.index(_origin(each)))
     model = _model(strongest.settles) if strongest.settles else {}
     named_freely = {each.annotator_id for each in behind if _origin(each) == HUMAN}
-    origin = CONSENSUS if len(named_freely) > 1 else _origin(strongest)
+    is_decided = any(each.reason_code == Annotation.DECISION for each in behind)
+    origin = CONSENSUS if len(named_freely) > 1 and not is_decided else _origin(strongest)
     return {**named, "origin": origin, **_people(behind), **model}
 
 

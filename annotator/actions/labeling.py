@@ -71,7 +71,7 @@ def record_annotation(
     if milliseconds is not None and not 0 <= milliseconds <= 2**31 - 1:
         raise InvalidAnnotation(f"time spent {milliseconds} ms is not a sensible number; leave it out")
     # 1. The uuid, then the item: whoever else uses the one or answers the other waits here.
-    _lock_uuid(uuid)
+    lock_uuid(uuid)
     item = Item.objects.select_for_update(no_key=True).filter(project=project, pk=item_id).first()
     if item is None:
         raise NotFound(f"there is no item {item_id} in this project")
@@ -110,7 +110,7 @@ def record_annotation(
     return annotation
 
 
-def _lock_uuid(uuid: uuids.UUID) -> None:
+def lock_uuid(uuid: uuids.UUID) -> None:
     """Let one transaction at a time use this uuid, so that a twin finds its row instead of breaking the constraint.
 
     Taken before any row: whoever waits here holds nothing that others wait for. 32 of the 128 bits are the key; two
@@ -217,7 +217,7 @@ def undo_last(*, project: Project, annotator: User, uuid: uuids.UUID) -> Annotat
     when it was used for something else, or when the answer changed at this very moment. Nothing is deleted. Locks the
     uuid, then the item row, then its queue entry.
     """
-    _lock_uuid(uuid)
+    lock_uuid(uuid)
     repeated = Annotation.objects.select_related("supersedes").filter(uuid=uuid).first()
     if repeated is not None:
         return _same_undo(repeated, project, annotator)
@@ -298,13 +298,14 @@ def _hold_again(project: Project, item: Item, annotator: User, last: Annotation)
     if entry is not None and entry.leased_by_id not in (None, annotator.pk):
         return  # somebody else was asked meanwhile, and looks at it
     first = QueueEntry.objects.filter(project=project).order_by("rank").values_list("rank", flat=True).first() or 0
+    was_asked = last.reason_code and last.reason_code != Annotation.DECISION
     QueueEntry.objects.update_or_create(
         item=item,
         defaults={
             "project": project,
             "rank": first - 1,
-            "reason_code": last.reason_code or QueueEntry.Reason.RETURNED,
-            "reason_data": last.reason_data,
+            "reason_code": last.reason_code if was_asked else QueueEntry.Reason.RETURNED,
+            "reason_data": last.reason_data if was_asked else {},
             "leased_by": annotator,
             "leased_until": queueing.lease_end(),
         },

@@ -14,9 +14,9 @@ State = Suspect.State
 def settle_suspects(item: Item, current: list[Annotation]) -> None:
     """Bring the suspicions about an item's labels in line with these current answers to it. One query, mostly.
 
-    A blind check settles one: with the same class the label was right, otherwise it is repaired. Taken back, it is as
-    if it had never been. A label that its author replaced in another way is no longer suspected. What somebody
-    dropped by word stays dropped.
+    A blind check settles one, or else a reviewer's decision: with the same class the label was right, otherwise it is
+    repaired. Taken back, it is as if it had never been. What a check found stays found, whatever is decided later. A
+    label that its author replaced in another way is no longer suspected. What somebody dropped by word stays dropped.
     """
     for suspect in Suspect.objects.filter(item=item).exclude(state=State.DROPPED).select_related("annotation"):
         state, check = _state(suspect, item, current)
@@ -31,16 +31,18 @@ def settle_suspects(item: Item, current: list[Annotation]) -> None:
 def _state(suspect: Suspect, item: Item, current: list[Annotation]) -> tuple[str, Annotation | None]:
     doubted = suspect.annotation
     stands = any(each.pk == doubted.pk for each in current)
-    checks = [
-        each
-        for each in current
-        if each.reason_code == QueueEntry.Reason.SUSPECT
-        and each.kind in NAMING
-        and each.created_at >= suspect.created_at
-        and (stands or each.annotator_id == doubted.annotator_id)
-    ]
-    if checks:
-        return (State.CONFIRMED if _is_upheld(doubted, item, current) else State.REPAIRED), checks[-1]
+    blind = [each for each in current if each.reason_code != Annotation.DECISION]
+    for answers, reason in ((blind, QueueEntry.Reason.SUSPECT), (current, Annotation.DECISION)):
+        checks = [
+            each
+            for each in answers
+            if each.reason_code == reason
+            and each.kind in NAMING
+            and each.created_at >= suspect.created_at
+            and (stands or each.annotator_id == doubted.annotator_id)
+        ]
+        if checks:
+            return (State.CONFIRMED if _is_upheld(doubted, item, answers) else State.REPAIRED), checks[-1]
     if stands:
         return State.OPEN, None
     # Settled by somebody else's check before its author took it back: that stays as it was found.

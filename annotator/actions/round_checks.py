@@ -74,12 +74,14 @@ def said(project: Project, predicted: dict[int, int]) -> dict[int, int]:
 
 
 def _judged(task_type: object, class_id: int, given: list[Annotation]) -> int:
-    value = queries.settled_value(task_type, given)
-    if value is None or class_id not in task_type.class_ids(value):  # type: ignore[attr-defined]
-        return WRONG
+    # A reviewer who decides has seen the answers: that can make it wrong, and never right.
+    asked = [each for each in given if each.reason_code != Annotation.DECISION]
+    for value in (queries.settled_value(task_type, given), queries.settled_value(task_type, asked)):
+        if value is None or class_id not in task_type.class_ids(value):  # type: ignore[attr-defined]
+            return WRONG
     blind = (
         each.source == Annotation.Source.PERSON and not each.suggestion_shown and each.settles_id is None
-        for each in given
+        for each in asked
     )
     return RIGHT if all(blind) else WRONG
 

@@ -62,7 +62,8 @@ class Given:
 
 
 def newest_answers(project: Project) -> list[Given]:
-    """Answers that stand among the project's NEWEST rows, oldest first; what was taken back is none. One query.
+    """Answers that stand among the project's NEWEST rows, oldest first; what was taken back is none, nor is a
+    decision, which nobody was asked for. One query.
 
     Rows are counted, not answers: behind a large import the last answers may lie a million rows back.
     """
@@ -72,7 +73,7 @@ def newest_answers(project: Project) -> list[Given]:
     return [
         Given(pk, annotator_id, reason)
         for pk, annotator_id, reason, kind, source, settles_id, then in reversed(columns[:NEWEST])
-        if reason
+        if reason not in ("", Annotation.DECISION)
         and kind in answers
         and source == Annotation.Source.PERSON
         and settles_id is None

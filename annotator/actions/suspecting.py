@@ -76,41 +76,45 @@ class HitRate:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a project's suspects stand: by state and, of those that wait, by what is doubted; and the hit rate."""
+    """Where a project's suspects stand: those that wait, by what is doubted; told: what a reviewer who saw the
+    suspicion said or decided; and the hit rate, of blind answers alone."""
 
     open: int
     mislabelled: int
     foreign: int
-    kept: int
+    told: int
     hits: HitRate
 
     @property
     def ever(self) -> int:
-        return self.open + self.kept + self.hits.settled
+        return self.open + self.told + self.hits.settled
 
 
 def settled(project: Project) -> QuerySet[Suspect]:
     """Suspects that a blind answer settled."""
-    return Suspect.objects.filter(project=project, state__in=[Suspect.State.CONFIRMED, Suspect.State.REPAIRED])
+    found = Suspect.objects.filter(project=project, state__in=[Suspect.State.CONFIRMED, Suspect.State.REPAIRED])
+    return found.exclude(settled_by__reason_code=Annotation.DECISION)
 
 
 def standing(project: Project) -> Standing:
     """One query."""
     counts: dict[tuple[str, str], int] = {}
-    kept = 0
+    told = 0
     rows = Suspect.objects.filter(project=project).order_by().values_list("state", "doubt")
-    for state, doubt, n, by_person in rows.annotate(
-        n=Count("pk"), said=Count("pk", filter=Q(settled_at__isnull=False))
+    for state, doubt, n, settled_n, decided in rows.annotate(
+        n=Count("pk"),
+        settled_n=Count("pk", filter=Q(settled_at__isnull=False)),
+        decided=Count("pk", filter=Q(settled_by__reason_code=Annotation.DECISION)),
     ):
-        counts[state, doubt] = n
-        kept += by_person if state == Suspect.State.DROPPED else 0
+        counts[state, doubt] = n - decided
+        told += settled_n if state == Suspect.State.DROPPED else decided
     by_state = {state: sum(n for (found, _), n in counts.items() if found == state) for state in Suspect.State.values}
     repaired = by_state[Suspect.State.REPAIRED]
     return Standing(
         open=by_state[Suspect.State.OPEN],
         mislabelled=counts.get((Suspect.State.OPEN, Suspect.Doubt.MISLABELLED), 0),
         foreign=counts.get((Suspect.State.OPEN, Suspect.Doubt.FOREIGN), 0),
-        kept=kept,
+        told=told,
         hits=hit_rate(repaired, repaired + by_state[Suspect.State.CONFIRMED]),
     )
 
@@ -165,7 +169,8 @@ def store_suspects(*, project: Project, doubted: Iterable[Doubted]) -> int:
 
     One that stays keeps its row, with the doubt of now. One that is suspected no longer, or whose answer was replaced,
     is dropped, and opened again when it is suspected again; whatever a person settled stays settled. An answer that
-    was replaced meanwhile is not suspected, nor one whose image somebody answers at this moment. Takes the project's
+    was replaced meanwhile is not suspected, nor one whose image somebody answers at this moment or a reviewer decided.
+    Takes the project's
     suspect lock, then items and suspects with SKIP LOCKED.
     """
     with connection.cursor() as cursor:
@@ -196,7 +201,9 @@ def _current(project: Project, annotation_ids: list[int]) -> dict[int, int]:
     items = Item.objects.select_for_update(skip_locked=True, no_key=True).filter(pk__in=labels.values("item_id"))
     locked = list(items.order_by("pk").values_list("pk", flat=True))
     # Asked once they are locked: an answer that came between the questions is seen now.
-    standing = labels.filter(item__in=locked, superseded_by__isnull=True)
+    current = Annotation.objects.filter(item__in=locked, superseded_by__isnull=True)
+    decided = current.filter(reason_code=Annotation.DECISION)
+    standing = labels.filter(pk__in=current).exclude(item__in=decided.values("item_id"))
     return dict(standing.order_by("pk").values_list("pk", "item_id"))
 
 

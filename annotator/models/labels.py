@@ -99,6 +99,9 @@ class Annotation(models.Model):
         PERSON = "person", "Given in Winnow"
         IMPORTED = "imported", "Came with the import"
 
+    # The reason_code of what no queue asked for: a reviewer, who saw the other answers, settled what the image is.
+    DECISION = "decision"
+
     uuid = models.UUIDField(unique=True, help_text="made by the client: sending it again changes nothing")
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="annotations")
     item = models.ForeignKey(Item, on_delete=models.CASCADE, related_name="annotations")

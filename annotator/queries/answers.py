@@ -66,12 +66,16 @@ def counted_answers(current: list[Annotation]) -> list[Annotation]:
     Where two or more views of it have equally many people behind them and the newest was given as a blind check of a
     suspected label, that one alone counts: model and checker then speak against the first answer, or the checker
     looked again, knowing that one of the two may be a slip, and the first person did not. A second opinion is no such
-    check. Nothing spoke against the first answer, so the two stay level until somebody else decides.
+    check. Nothing spoke against the first answer, so the two stay level until somebody else decides. What a reviewer
+    decided outweighs everything, the newest decision where there are several.
     """
     naming = (Annotation.Kind.LABEL, Annotation.Kind.NONE_OF_THESE)
     people = [each for each in current if each.kind in naming and each.source == Annotation.Source.PERSON]
     if not people:
         return [each for each in current if each.kind == Annotation.Kind.LABEL]
+    decisions = [each for each in people if each.reason_code == Annotation.DECISION]
+    if decisions:
+        return [max(decisions, key=lambda each: (each.created_at, each.pk))]
     views = Counter(json.dumps([each.kind, each.value], sort_keys=True) for each in people).most_common(2)
     if len(views) == 2 and views[0][1] == views[1][1]:
         # By the time it was given: what an undo brought back is as old as it was.
@@ -182,7 +186,7 @@ def class_balance(project: Project) -> list[tuple[LabelClass, int]]:
 def _answered_differently(project: Project) -> dict[int, list[Annotation]]:
     """The current answers to items outside the test set that do not all say the same, by item."""
     current = Annotation.objects.filter(project=project, superseded_by__isnull=True).exclude(item__split=Split.TEST)
-    again = current.filter(reason_code__in=ASKED_AGAIN)
+    again = current.filter(reason_code__in=[*ASKED_AGAIN, Annotation.DECISION])
     naming = current.filter(
         kind__in=[Annotation.Kind.LABEL, Annotation.Kind.NONE_OF_THESE], item__in=again.values("item")
     )

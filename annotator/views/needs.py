@@ -1,10 +1,10 @@
 """The dashboard's panel on what questions are for: the share of each need, asked for and served, and why it is not."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from annotator.access import LABEL, OWN, allows
+from annotator.access import LABEL, OWN, REVIEW, allows
 from annotator.actions import certifying, round_checks, shares
 from annotator.actions.shares import Reason
 from annotator.models import Annotation, Item, Membership, Project, QueueEntry, Split, Suspect
@@ -19,18 +19,21 @@ TITLES = {
 }
 # Labels that are looked at for one that waits for a second opinion, the newest images first.
 LOOKED_AT = 1000
+NOBODY_LEFT = "Nobody else to ask about"
 
 
 @dataclass(frozen=True)
 class NeedRow:
     """One need. share, served: of the answers, in words; count: answers of those that are looked back at; lack: why
-    it gets less than its share, or other things to know; empty when there are none."""
+    it gets less than its share, or other things to know; empty when there are none. may_decide: whether this person
+    can settle what nobody is left to be asked about."""
 
     title: str
     share: str
     served: str
     count: int
     lack: str
+    may_decide: bool = False
 
 
 def panel(membership: Membership) -> dict[str, Any]:
@@ -42,6 +45,8 @@ def panel(membership: Membership) -> dict[str, Any]:
     rows = [
         _row(title, wanted[need], given[need], len(answers), _lack(project, need)) for need, title in TITLES.items()
     ]
+    if allows(membership.role, REVIEW):
+        rows = [replace(row, may_decide=NOBODY_LEFT in row.lack) for row in rows]
     rest = max(0.0, 1.0 - sum(wanted.values()))
     return {
         "needs": [_row("What teaches the model most", rest, given[""], len(answers), ""), *rows],
@@ -93,7 +98,7 @@ def _lack_of_second_opinions(project: Project) -> str:
         said = f"{disputed:,} image{' is' if disputed == 1 else 's are'} disputed and not learnt from."
     if unsettled:
         which = "it" if disputed == 1 else "them" if unsettled == disputed else f"{unsettled:,} of them"
-        said = f"{said} Nobody else to ask about {which}: everybody who labels here has answered."
+        said = f"{said} {NOBODY_LEFT} {which}: everybody who labels here has answered."
     if said:
         return said
     answered = _answered_once(project)

@@ -1,14 +1,17 @@
-"""Labels that may be wrong: what the dashboard says of them, and the list for those who review.
+"""Labels that may be wrong: what the dashboard says of them, and the lists for those who review and decide.
 
-Annotators never see the list. Whoever knows that a label is doubted looks for its fault.
+Annotators never see the lists. Whoever knows that a label is doubted looks for its fault.
 """
 
+import uuid as uuids
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import messages
 from django.core.paginator import Paginator
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -16,21 +19,26 @@ from django.utils.http import content_disposition_header, urlencode
 from django.views.decorators.http import require_http_methods, require_safe
 
 from annotator import queries, task_types
-from annotator.access import REVIEW, allows, get_membership, get_project
-from annotator.actions import suspecting
+from annotator.access import OWN, REVIEW, allows, get_membership, get_project
+from annotator.actions import deciding, suspecting
 from annotator.actions.exporting import safe_stem
 from annotator.actions.suspecting import HitRate, Standing
-from annotator.errors import InvalidSettings, WinnowError
-from annotator.models import Annotation, LabelClass, Membership, Project, Suspect
+from annotator.errors import InvalidAnnotation, InvalidSettings, WinnowError
+from annotator.models import Annotation, Item, LabelClass, Membership, Project, Suspect
 from annotator.views import PageRequest, page
 from annotator.views.choices import is_tiny
 from annotator.wording import percent
 
 TEMPLATE = "suspecting.html"
 ON_A_PAGE = 30
-# Titles of the states, in the order in which they are offered.
+# Lists of images, beside those of suspects: what people disagree about, and what was decided.
+DISPUTED, DECIDED = "disputed", "decided"
+NONE = "none"
+# Titles of the lists, in the order in which they are offered.
 STATES = {
     Suspect.State.OPEN: "Waiting",
+    DISPUTED: "Disputed",
+    DECIDED: "Decided",
     Suspect.State.REPAIRED: "Were wrong",
     Suspect.State.CONFIRMED: "Were right",
     Suspect.State.DROPPED: "No longer suspected",
@@ -117,29 +125,63 @@ class Row:
     near: list[Neighbour]
     now: str
     is_tiny: bool
+    uuid: uuids.UUID
+
+
+@dataclass(frozen=True)
+class ItemRow:
+    """A disputed or decided image. decided: what it was decided to be, and by whom, empty while disputed; said: the
+    answers that differ, in words, most frequent first, with names for owners alone; uuid: of the decision to come."""
+
+    item: Item
+    decided: str
+    said: list[str]
+    is_tiny: bool
+    uuid: uuids.UUID
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def show(request: PageRequest, project_id: int) -> HttpResponse:
-    """The suspected labels of one ``state``; POST ``suspect``: that one's label is right."""
+    """The suspected labels of one ``state``, or the disputed or decided images; POST ``suspect``: that one's label is
+    right; POST ``item``, ``class`` and ``uuid``: what that image is."""
     membership = get_membership(request.user, project_id, REVIEW)
     part = f"{TEMPLATE}#list" if request.htmx else TEMPLATE
     if request.method != "POST":
         return render(request, part, _context(request, membership))
     try:
-        kept = suspecting.keep_label(
-            project=membership.project, actor=request.user, suspect_id=_suspect_id(request.POST.get("suspect", ""))
-        )
+        said = _decide(request, membership) if "item" in request.POST else _keep(request, membership)
     except WinnowError as error:
         return render(request, part, _context(request, membership) | {"error": error}, status=error.status)
-    said = f"{kept.item.source_name}: the label stays and is not suspected again."
     if request.htmx:
         return render(request, part, _context(request, membership) | {"said": said})
     messages.success(request, said)
     response = redirect(f"{reverse('suspects', args=[project_id])}?{urlencode(_place(request))}")
     response.status_code = 303
     return response
+
+
+def _keep(request: PageRequest, membership: Membership) -> str:
+    suspect_id = _number(request.POST.get("suspect", ""), "a suspected label")
+    kept = suspecting.keep_label(project=membership.project, actor=request.user, suspect_id=suspect_id)
+    return f"{kept.item.source_name}: the label stays and is not suspected again."
+
+
+def _decide(request: PageRequest, membership: Membership) -> str:
+    named = request.POST.get("class", "")
+    if not named:
+        raise InvalidAnnotation("no class was chosen; choose what the image is, then decide")
+    decision = deciding.decide(
+        project=membership.project,
+        item_id=_number(request.POST["item"], "an image"),
+        actor=request.user,
+        uuid=_uuid(request.POST.get("uuid", "")),
+        raw_value=None if named == NONE else named,
+        again=_place(request)["state"] == DECIDED,
+    )
+    names = dict(membership.project.classes.values_list("pk", "name"))
+    what = _named(membership.project, decision, names)
+    return f"{decision.item.source_name}: decided, {what}. To take it back, undo your newest answer while labelling."
 
 
 @require_safe
@@ -154,10 +196,17 @@ def download(request: PageRequest, project_id: int) -> HttpResponse:
     return response
 
 
-def _suspect_id(raw: str) -> int:
+def _number(raw: str, what: str) -> int:
     if not raw.isascii() or not raw.isdigit() or len(raw) > 18:
-        raise InvalidSettings(f"{raw[:20]!r} is not a suspected label; reload the page")
+        raise InvalidSettings(f"{raw[:20]!r} is not {what}; reload the page")
     return int(raw)
+
+
+def _uuid(raw: str) -> uuids.UUID:
+    try:
+        return uuids.UUID(raw)
+    except ValueError:
+        raise InvalidAnnotation(f"uuid {raw[:40]!r} is not a UUID; reload the page") from None
 
 
 def _place(request: HttpRequest) -> dict[str, str]:
@@ -171,20 +220,28 @@ def _context(request: HttpRequest, membership: Membership) -> dict[str, Any]:
     state = place["state"]
     if state not in STATES:
         raise InvalidSettings(f"state {state[:20]!r} is not one of {', '.join(STATES)}")
-    found = Suspect.objects.filter(project=project, state=state)
-    if state != Suspect.State.OPEN:
-        found = found.order_by("-settled_at", "-id")
-    shown = Paginator(found.select_related("item", "annotation__annotator", "label_class", "settled_by"), ON_A_PAGE)
-    at = shown.get_page(place["page"])
-    counts = {name: Suspect.objects.filter(project=project, state=name).count() for name in STATES}
+    lists: dict[str, QuerySet[Any]] = {name: _suspects(project, name) for name in Suspect.State.values}
+    lists |= {DISPUTED: deciding.disputed_items(project), DECIDED: deciding.decided_items(project)}
+    at = Paginator(lists[state], ON_A_PAGE).get_page(place["page"])
+    is_of_items = state in (DISPUTED, DECIDED)
     return {
         "project": project,
         "membership": membership,
         "state": state,
-        "states": [(name, title, counts[name]) for name, title in STATES.items()],
+        "states": [(name, title, lists[name].count()) for name, title in STATES.items()],
         "at": at,
-        "rows": _rows(project, at),
+        "rows": [] if is_of_items else _rows(project, at),
+        "item_rows": _item_rows(membership, list(at)) if is_of_items else [],
+        "classes": queries.open_classes(project),
+        "none": NONE,
     } | panel(membership)
+
+
+def _suspects(project: Project, state: str) -> QuerySet[Suspect]:
+    found = Suspect.objects.filter(project=project, state=state)
+    if state != Suspect.State.OPEN:
+        found = found.order_by("-settled_at", "-id")
+    return found.select_related("item", "annotation__annotator", "label_class", "settled_by")
 
 
 def _rows(project: Project, suspects: Iterable[Suspect]) -> list[Row]:
@@ -216,7 +273,50 @@ def _row(project: Project, suspect: Suspect, classes: dict[int, LabelClass], bes
         ],
         now=_now(project, suspect, classes),
         is_tiny=is_tiny(suspect.item),
+        uuid=uuids.uuid4(),
     )
+
+
+def _item_rows(membership: Membership, items: list[Item]) -> list[ItemRow]:
+    """One query over the answers, one over the classes."""
+    project, may_see_names = membership.project, allows(membership.role, OWN)
+    names = dict(project.classes.values_list("pk", "name"))
+    given: dict[int, list[Annotation]] = defaultdict(list)
+    naming = [Annotation.Kind.LABEL, Annotation.Kind.NONE_OF_THESE]
+    current = Annotation.objects.filter(item__in=items, kind__in=naming, superseded_by__isnull=True)
+    for annotation in current.select_related("annotator").order_by("id"):
+        given[annotation.item_id].append(annotation)
+    return [_item_row(project, item, given[item.pk], names, may_see_names) for item in items]
+
+
+def _item_row(
+    project: Project, item: Item, given: list[Annotation], names: dict[int, str], may_see_names: bool
+) -> ItemRow:
+    decisions = [each for each in given if each.reason_code == Annotation.DECISION]
+    newest = max(decisions, key=lambda each: (each.created_at, each.pk), default=None)
+    answers = [each for each in given if each is not newest]
+    said = Counter(_named(project, each, names) for each in answers)
+    people = {
+        what: ", ".join(_author(each) for each in answers if _named(project, each, names) == what) for what in said
+    }
+    return ItemRow(
+        item=item,
+        decided=f"{_named(project, newest, names)}, decided by {newest.annotator.username}" if newest else "",
+        said=[f"{what}: {people[what] if may_see_names else n}" for what, n in said.most_common()],
+        is_tiny=is_tiny(item),
+        uuid=uuids.uuid4(),
+    )
+
+
+def _author(annotation: Annotation) -> str:
+    is_imported = annotation.source == Annotation.Source.IMPORTED
+    return "the import" if is_imported else annotation.annotator.username
+
+
+def _named(project: Project, annotation: Annotation, names: dict[int, str]) -> str:
+    if annotation.kind != Annotation.Kind.LABEL:
+        return annotation.get_kind_display().lower()
+    return names.get(_class_id(project, annotation), "an archived class")
 
 
 def _class_id(project: Project, annotation: Annotation) -> int:
@@ -236,7 +336,5 @@ def _now(project: Project, suspect: Suspect, classes: dict[int, LabelClass]) -> 
     last = suspect.settled_by
     if suspect.state == Suspect.State.OPEN or last is None:
         return ""
-    if last.kind != Annotation.Kind.LABEL:
-        return f"Second look: {last.get_kind_display().lower()}"
-    named = classes.get(_class_id(project, last))
-    return f"Second look: {named.name if named else 'an archived class'}"
+    look = "Decided by a reviewer" if last.reason_code == Annotation.DECISION else "Second look"
+    return f"{look}: {_named(project, last, {pk: each.name for pk, each in classes.items()})}"
