@@ -374,6 +374,20 @@ def test_its_images_are_neither_asked_nor_proposed_meanwhile(offered: Rigged) ->
     assert pending.filter(item__in=region).count() == len(region)
 
 
+def test_an_empty_queue_is_not_refilled_from_a_round_while_there_is_anything_else(offered: Rigged) -> None:
+    drawn = start(offered)
+    region = set(certifying_rounds.region_of(drawn).tolist())
+    others = {item.pk for item in offered.pool} - region
+    QueueEntry.objects.all().delete()
+    asked = set()
+    while len(asked) < len(others):
+        queueing.refill_queue(project=offered.project, count=7)
+        asked |= set(QueueEntry.objects.values_list("item_id", flat=True))
+        assert not asked & region
+    queueing.refill_queue(project=offered.project, count=7)
+    assert set(QueueEntry.objects.values_list("item_id", flat=True)) & region
+
+
 def test_a_new_model_changes_nothing_in_a_round(offered: Rigged) -> None:
     drawn = start(offered)
     before = dict(drawn.checks.values_list("item_id", "predicted_id"))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection, transaction
@@ -208,7 +209,8 @@ def start_queue(*, project: Project) -> int:
 def refill_queue(*, project: Project, count: int = REFILL) -> int:
     """Add up to ``count`` open items in random order at the end of the queue; how many there were.
 
-    The stop-gap for when people are faster than the ranking. Locks as ``fill_queue`` does.
+    The stop-gap for when people are faster than the ranking. What a running round speaks of is left out where there
+    is anything else. Locks as ``fill_queue`` does.
     """
     lock_queue(project)
     entries = [Ranked(pk, 0.0, QueueEntry.Reason.RANDOM) for pk in _random_pool_items(project, count)]
@@ -235,8 +237,21 @@ def _is_asked() -> Q:
 
 
 def _random_pool_items(project: Project, count: int) -> list[int]:
-    """Open pool items from a random place on: a full random sort of a large pool would take seconds."""
+    """Open pool items by chance, those of a running round only where no others are left."""
     pool = _unqueued(project, Split.POOL).order_by("pk").values_list("pk", flat=True)
+    apart = round_checks.set_aside(project)
+    if not len(apart):
+        return _some_of(pool, count)
+    # A round is about half of what is open at most: of so many some are others.
+    for found in (_some_of(pool, 8 * count), list(pool)):
+        others = [pk for pk, is_apart in zip(found, np.isin(found, apart).tolist(), strict=True) if not is_apart]
+        if others:
+            return others[:count]
+    return _some_of(pool, count)
+
+
+def _some_of(pool: Any, count: int) -> list[int]:
+    """From a random place on: a full random sort of a large pool would take seconds."""
     first, last = pool.first(), pool.last()
     if first is None or last is None or count <= 0:
         return []

@@ -9,8 +9,12 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+from django.conf import settings
 from django.db.models import Exists, OuterRef
+from numpy.typing import NDArray
 
 from annotator import queries, task_types
 from annotator.actions.shares import shares
@@ -53,6 +57,20 @@ def running(project: Project) -> Round | None:
 def is_check() -> Exists:
     """Of items: whether a running round draws on them as checks. It alone asks them, without a hint."""
     return Exists(RoundCheck.objects.filter(item=OuterRef("pk"), round__state=Round.State.RUNNING))
+
+
+def round_file(drawn: Round) -> Path:
+    """The region of a round, frozen: item_ids, class_ids, confidences, all (M,)."""
+    return Path(settings.ARTIFACT_ROOT) / str(drawn.project_id) / f"round-{drawn.pk}.npz"
+
+
+def set_aside(project: Project) -> NDArray[np.int64]:
+    """The item ids that the running round speaks of; empty without one, or where its file is gone. One query."""
+    going = running(project)
+    if going is None or not round_file(going).exists():
+        return np.zeros(0, np.int64)
+    with np.load(round_file(going)) as kept:
+        return np.asarray(kept["item_ids"], np.int64)
 
 
 def said(project: Project, predicted: dict[int, int]) -> dict[int, int]:

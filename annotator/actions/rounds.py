@@ -19,6 +19,7 @@ from django.utils import timezone
 from annotator import jobs, queries
 from annotator.actions import needs, queueing, round_checks
 from annotator.actions.proposing import lock_proposals
+from annotator.actions.round_checks import round_file as round_file
 from annotator.errors import Conflict, InvalidSettings, NotFound
 from annotator.models import (
     AuditEvent,
@@ -114,11 +115,6 @@ def offer_file(project: Project) -> Path:
     """What the newest model says of the region it proposes: item_ids, class_ids, confidences and places, all (M,), and
     the number of the model."""
     return Path(settings.ARTIFACT_ROOT) / str(project.pk) / "offer.npz"
-
-
-def round_file(drawn: Round) -> Path:
-    """The region of a round, frozen: item_ids, class_ids, confidences, all (M,)."""
-    return Path(settings.ARTIFACT_ROOT) / str(drawn.project_id) / f"round-{drawn.pk}.npz"
 
 
 @transaction.atomic
