@@ -106,7 +106,7 @@ class ProjectSettings:
     )
     audit_share: float = _setting(
         0.2,
-        "Audit questions",
+        "Random checks",
         "Share of the answers that go to random checks, until they are used up.",
         minimum=0.0,
         maximum=1.0,
@@ -114,7 +114,7 @@ class ProjectSettings:
     )
     baseline_share: float = _setting(
         0.05,
-        "Questions at random",
+        "Random images to compare with",
         "Share of the answers that go to images drawn at random, which the question order is compared with.",
         minimum=0.0,
         maximum=1.0,

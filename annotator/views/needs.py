@@ -1,22 +1,25 @@
 """The dashboard's panel on what questions are for: the share of each need, asked for and served, and why it is not."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from annotator.access import LABEL, OWN, REVIEW, allows
 from annotator.actions import certifying, round_checks, shares
 from annotator.actions.shares import Reason
-from annotator.models import Annotation, Item, Membership, Project, QueueEntry, Split, Suspect
+from annotator.models import Annotation, Item, Membership, Project, ProjectSettings, QueueEntry, Split, Suspect
 from annotator.wording import percent
 
-TITLES = {
-    Reason.AUDIT: "Random checks",
-    Reason.BASELINE: "At random, to compare",
-    Reason.SECOND_OPINION: "Second opinions",
-    Reason.SUSPECT: "Suspected labels",
-    Reason.AUTOMATIC: "Checks of automatic labels",
+_SHARES = {
+    Reason.AUDIT: "audit_share",
+    Reason.BASELINE: "baseline_share",
+    Reason.SECOND_OPINION: "second_opinion_share",
+    Reason.SUSPECT: "suspect_share",
+    Reason.AUTOMATIC: "automatic_share",
 }
+# Each need is called here what it is called where its share is set.
+_CALLED = {each.name: each.metadata["title"] for each in fields(ProjectSettings)}
+TITLES = {need: _CALLED[name] for need, name in _SHARES.items()}
 # Labels that are looked at for one that waits for a second opinion, the newest images first.
 LOOKED_AT = 1000
 NOBODY_LEFT = "Nobody else to ask about"
