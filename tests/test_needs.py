@@ -517,7 +517,9 @@ def test_a_blind_check_settles_a_suspicion(
     doubted = suspect(answer(bob, item, cat))
     entry = held_for(project, carol, Reason.SUSPECT)
     said = queries.reason_text(entry, {cat.pk: "cat"})
-    assert said == "A second look at an image that was answered before"
+    assert said == "A second look at an image that was answered before; you answer it afresh"
+    # Of a second opinion nothing else is said, so nobody learns which of the two it is.
+    assert said == queries.reason_text(QueueEntry(reason_code=Reason.SECOND_OPINION), {})
     assert not queries.shows_hint(entry, project)
     check, _ = give(project, carol, entry, project.classes.get(name=says), count=0)
     doubted.refresh_from_db()

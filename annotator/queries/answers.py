@@ -27,6 +27,8 @@ BLIND = (
 )
 # These ask about an image that has an answer, of somebody else or of the same person.
 ASKED_AGAIN = (QueueEntry.Reason.SECOND_OPINION, QueueEntry.Reason.SUSPECT)
+# Said of both: who learns that a label is suspected looks at the image with other eyes.
+SECOND_LOOK = "A second look at an image that was answered before; you answer it afresh"
 
 
 def open_classes(project: Project) -> list[LabelClass]:
@@ -122,11 +124,11 @@ def reason_text(entry: QueueEntry, class_names: dict[int, str]) -> str:
         people = entry.reason_data.get("people", 0)
         if people:  # and not a word of what they said
             return f"{'Two' if people == 2 else people} people disagreed about this image; you decide afresh"
-        return "Second opinion: somebody else answered this image, you answer it afresh"
+        return SECOND_LOOK
     return {
         QueueEntry.Reason.AUDIT: "Random check: measures how good the model is, so no hints",
         QueueEntry.Reason.BASELINE: "Picked at random, to compare the order of the questions with",
-        QueueEntry.Reason.SUSPECT: "A second look at an image that was answered before",
+        QueueEntry.Reason.SUSPECT: SECOND_LOOK,
         QueueEntry.Reason.AUTOMATIC: "Check of automatic labels: measures how often they are right, so no hints",
         QueueEntry.Reason.TYPICAL: "Typical of many images like it, none of them labelled yet",
         QueueEntry.Reason.DISPUTED: "Disputed: the answers so far can be read in different ways",

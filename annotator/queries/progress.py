@@ -115,7 +115,7 @@ def phase(project: Project) -> str:
         QueueEntry.Reason.RETURNED: "Back to what was taken back",
         QueueEntry.Reason.AUDIT: "Only random checks are left",
         QueueEntry.Reason.BASELINE: "The last images, in random order",
-        QueueEntry.Reason.SECOND_OPINION: "Only second opinions are left",
+        QueueEntry.Reason.SECOND_OPINION: "Only second looks are left",
         QueueEntry.Reason.SUSPECT: "Only second looks are left",
         QueueEntry.Reason.AUTOMATIC: "Only checks of labels that were accepted unseen are left",
     }[QueueEntry.Reason(reasons.most_common(1)[0][0])]
