@@ -79,10 +79,11 @@ def _why_lost(now: rounds.Standing, target: float) -> str:
 
 
 def _hold(certificate: Certificate) -> None:
-    """Against the answers of now. A check that is taken back counts as it did until it is answered again."""
+    """Against the answers of now. A check that was taken back counts as the worst that was said of it, until it is
+    answered again."""
     predicted = {int(item_id): class_id for item_id, class_id in certificate.checks.items()}
-    answers = list(round_checks.said(certificate.project, predicted).values())
-    n = max(certificate.n, sum(each != round_checks.UNANSWERED for each in answers))
+    answers = list(round_checks.said_at_worst(certificate.project, predicted).values())
+    n = len(answers) - answers.count(round_checks.UNANSWERED)
     k = n - answers.count(round_checks.WRONG)
     bound = gate.open_bound(k, n, certificate.rest, certificate.answered, certificate.delta)
     certifying.hold_against(certificate=certificate, n=n, k=k, bound=bound)

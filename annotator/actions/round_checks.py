@@ -91,6 +91,21 @@ def said(project: Project, predicted: dict[int, int]) -> dict[int, int]:
     }
 
 
+def said_at_worst(project: Project, predicted: dict[int, int]) -> dict[int, int]:
+    """As `said`, but for those whose answers were all taken back the worst of them. At most two queries.
+
+    UNANSWERED: nobody ever answered. Otherwise taking a wrong answer back would make up for it.
+    """
+    answers = said(project, predicted)
+    taken_back = [item_id for item_id, answer in answers.items() if answer == UNANSWERED]
+    kinds = [Annotation.Kind.LABEL, Annotation.Kind.NONE_OF_THESE, Annotation.Kind.SKIP]
+    task_type = task_types.get(project.task_type)
+    for each in Annotation.objects.filter(project=project, item__in=taken_back, kind__in=kinds) if taken_back else ():
+        if answers[each.item_id] != WRONG:
+            answers[each.item_id] = _judged(task_type, predicted[each.item_id], [each])
+    return answers
+
+
 def _judged(task_type: object, class_id: int, given: list[Annotation]) -> int:
     # A reviewer who decides has seen the answers: that can make it wrong, and never right.
     asked = [each for each in given if each.reason_code != Annotation.DECISION]
