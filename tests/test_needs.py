@@ -461,6 +461,33 @@ def test_undoing_the_answer_that_settled_a_dispute_opens_it_again(
     assert disputed.state == labeling.state_of(queries.current_annotations(disputed)) == Item.State.LABELLED
 
 
+@pytest.mark.parametrize(("split", "reason"), [(Split.POOL, Reason.RANDOM), (Split.AUDIT, Reason.AUDIT)])
+def test_who_holds_a_dispute_is_told_of_it_only_while_there_is_one(
+    project: Project, disputed: Item, alice: User, bob: User, carol: User, split: str, reason: str
+) -> None:
+    Item.objects.filter(pk=disputed.pk).update(split=split)
+    assert held_for(project, alice, Reason.SECOND_OPINION).reason_data == {"people": 2}
+    labeling.undo_last(project=project, annotator=carol, uuid=uuid.uuid4())
+    held = queries.held_entries(project, alice).get()
+    assert (held.reason_code, held.reason_data) == (Reason.SECOND_OPINION, {})
+    labeling.undo_last(project=project, annotator=bob, uuid=uuid.uuid4())
+    held = queries.held_entries(project, alice).get()
+    assert (held.item, held.reason_code, held.reason_data) == (disputed, reason, {})
+
+
+def test_a_dispute_that_all_three_take_back_leaves_an_ordinary_question(
+    project: Project, disputed: Item, alice: User, bob: User, carol: User
+) -> None:
+    held_for(project, alice, Reason.SECOND_OPINION)
+    labeling.record_annotation(
+        project=project, annotator=alice, item_id=disputed.pk, uuid=uuid.uuid4(), kind="none_of_these"
+    )
+    for who in (bob, carol, alice):
+        labeling.undo_last(project=project, annotator=who, uuid=uuid.uuid4())
+    entry = QueueEntry.objects.get(item=disputed)
+    assert (entry.reason_code, entry.reason_data) == (Reason.RANDOM, {})
+
+
 # --- what was let go of ---
 
 

@@ -161,7 +161,8 @@ def close_item(item: Item, *, after_undo: bool = False) -> None:
     and the suspicions about its label.
 
     Settled, it leaves the queue; disputed, it waits there for somebody who has not answered it. after_undo: whoever
-    was asked again about it meanwhile keeps it. The caller holds the item's row lock.
+    was asked again about it meanwhile keeps it, and is told no more than is true by now. The caller holds the item's
+    row lock.
     """
     current = queries.current_annotations(item)
     item.state = state_of(current)
@@ -169,13 +170,33 @@ def close_item(item: Item, *, after_undo: bool = False) -> None:
     held = QueueEntry.objects.filter(
         item=item, reason_code__in=queries.ASKED_AGAIN, leased_until__gt=timezone.now(), leased_by__isnull=False
     )
+    people = _at_odds(item, current)
     if after_undo and held.exists():
-        pass
-    elif len(current) > 1 and queries.is_disputed(task_types.get(item.project.task_type), current):
-        _queue_dispute(item, len({each.annotator_id for each in queries.counted_answers(current)}))
+        _ask_truly(item, people)
+    elif people:
+        _queue_dispute(item, people)
     elif item.state != Item.State.OPEN:
         QueueEntry.objects.filter(item=item).delete()
     rechecking.settle_suspects(item, current)
+
+
+def _at_odds(item: Item, current: list[Annotation]) -> int:
+    """How many people a dispute is between; 0 where there is none."""
+    if len(current) < 2 or not queries.is_disputed(task_types.get(item.project.task_type), current):
+        return 0
+    return len({each.annotator_id for each in queries.counted_answers(current)})
+
+
+def _ask_truly(item: Item, people: int) -> None:
+    """Bring what somebody is told who was asked again about the item in line with its answers: people of them are at
+    odds. Where none is left, it is asked for the first time."""
+    again = QueueEntry.objects.filter(item=item, reason_code__in=queries.ASKED_AGAIN)
+    if item.state == Item.State.OPEN:
+        first = QueueEntry.Reason.AUDIT if item.split == Split.AUDIT else QueueEntry.Reason.RANDOM
+        again.update(reason_code=first, reason_data={})
+        return
+    opinion = again.filter(reason_code=QueueEntry.Reason.SECOND_OPINION)
+    opinion.update(reason_data={"people": people} if people else {})
 
 
 def _queue_dispute(item: Item, people: int) -> None:
@@ -310,3 +331,4 @@ def _hold_again(project: Project, item: Item, annotator: User, last: Annotation)
             "leased_until": queueing.lease_end(),
         },
     )
+    _ask_truly(item, _at_odds(item, queries.current_annotations(item)))
