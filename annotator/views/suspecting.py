@@ -302,10 +302,14 @@ def _item_row(
     return ItemRow(
         item=item,
         decided=f"{_named(project, newest, names)}, decided by {newest.annotator.username}" if newest else "",
-        said=[f"{what}: {people[what] if may_see_names else n}" for what, n in said.most_common()],
+        said=[f"{what}: {people[what] if may_see_names else _answers(n)}" for what, n in said.most_common()],
         is_tiny=is_tiny(item),
         uuid=uuids.uuid4(),
     )
+
+
+def _answers(n: int) -> str:
+    return "1 answer" if n == 1 else f"{n} answers"
 
 
 def _author(annotation: Annotation) -> str:
