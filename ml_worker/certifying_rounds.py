@@ -48,7 +48,8 @@ def _judge(project: Project, going: Round) -> None:
     region = region_of(going)
     is_drawn = np.isin(region, np.array([item_id for item_id, _ in checks], np.int64))
     said = np.array(round_checks.said_in_order(going), np.int8)
-    n_open = int(_are_open(project, region[~is_drawn]).sum())
+    others = region[~is_drawn]
+    n_open = int((_are_open(project, others) | np.isin(others, _random_checks(project))).sum())
     stages = [rounds.Stage(at, errors, delta) for at, errors, delta in going.stages]
     now = rounds.standing(stages, said, going.size, n_open, target)
     if now.is_met and now.stage is not None:
@@ -80,12 +81,23 @@ def _why_lost(now: rounds.Standing, target: float) -> str:
 
 def _hold(certificate: Certificate) -> None:
     """Against the answers of now. A check that was taken back counts as the worst that was said of it, until it is
-    answered again."""
+    answered again.
+
+    Images of its region may have become random checks of the whole pool (`certifying.draw_checks`). They stay among
+    the `rest` it speaks of, whose errors its own checks bound however many were drawn; the answers to them are more
+    checks of the same region, which can break the promise and never make it a better one: no error is spent on that.
+    """
+    assert certificate.round is not None
     predicted = {int(item_id): class_id for item_id, class_id in certificate.checks.items()}
     answers = list(round_checks.said_at_worst(certificate.project, predicted).values())
     n = len(answers) - answers.count(round_checks.UNANSWERED)
     k = n - answers.count(round_checks.WRONG)
     bound = gate.open_bound(k, n, certificate.rest, certificate.answered, certificate.delta)
+    more = round_checks.said_at_worst(certificate.project, _drawn_later(certificate.round, predicted))
+    right = [each == round_checks.RIGHT for each in more.values() if each != round_checks.UNANSWERED]
+    if right:
+        n, k, rest = n + len(right), k + sum(right), max(0, certificate.rest - len(right))
+        bound = min(bound, gate.open_bound(k, n, rest, certificate.answered, certificate.delta))
     certifying.hold_against(certificate=certificate, n=n, k=k, bound=bound)
 
 
@@ -99,6 +111,21 @@ def region_of(drawn: Round) -> Rows:
         return np.zeros(0, np.int64)
     with np.load(path) as kept:
         return np.asarray(kept["item_ids"], np.int64)
+
+
+def _random_checks(project: Project) -> Rows:
+    return np.fromiter(Item.objects.filter(project=project, split=Splits.AUDIT).values_list("pk", flat=True), np.int64)
+
+
+def _drawn_later(drawn: Round, checks: dict[int, int]) -> dict[int, int]:
+    """The images of a round, but for these checks of it, that became random checks of the pool: item id -> class id."""
+    path = actions.round_file(drawn)
+    if not path.exists():
+        return {}
+    random_checks = set(_random_checks(drawn.project).tolist()) - checks.keys()
+    with np.load(path) as kept:
+        said = dict(zip(kept["item_ids"].tolist(), kept["class_ids"].tolist(), strict=True))
+    return {item_id: said[item_id] for item_id in random_checks & said.keys()}
 
 
 def claimed(project: Project) -> Rows:

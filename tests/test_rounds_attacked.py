@@ -124,3 +124,124 @@ def test_what_somebody_let_go_of_leaves_the_queue_with_the_start(offered: Rigged
     region = certifying_rounds.region_of(drawn).tolist()
     assert len(region) == len(offered.pool) // 2
     assert not QueueEntry.objects.filter(item__in=region).exists()
+
+
+# --- answers that are taken back ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["label", "skip"])
+def test_a_wrong_check_that_is_taken_back_stays_wrong_until_it_is_answered(opened: Rigged, kind: str) -> None:
+    certificate = opened.certificate
+    n, check = certificate.n, item_of(opened, next(iter(certificate.checks)))
+    opened.choose(target_precision=0.5)
+    Certificate.objects.update(target=0.5)  # so that an error does not end it
+    if kind == "label":
+        answer_wrong(opened, check)
+    else:
+        opened.answer(check, opened.cat, kind="skip")
+    opened.take_stock()
+    certificate.refresh_from_db()
+    assert (certificate.n, certificate.k, certificate.ended_at) == (n, n - 1, None)
+    with_an_error = certificate.bound
+    if kind == "label":
+        last = Annotation.objects.filter(item=check, superseded_by=None).latest("pk")
+        labeling.take_back(last, check, uuid.uuid4())
+        # The right one it had replaced is back with it, and taken back too.
+        labeling.take_back(Annotation.objects.filter(item=check, superseded_by=None).latest("pk"), check, uuid.uuid4())
+    else:
+        queueing.return_skipped(project=opened.project)
+    check.refresh_from_db()
+    assert check.state == "open"
+    opened.take_stock()
+    certificate.refresh_from_db()
+    assert (certificate.n, certificate.k, certificate.bound) == (n, n - 1, with_an_error)
+    opened.answer(check, opened.class_of(check))
+    opened.take_stock()
+    certificate.refresh_from_db()
+    assert (certificate.n, certificate.k) == (n, n)
+
+
+def test_a_right_check_that_is_taken_back_counts_as_right_until_it_is_answered(opened: Rigged) -> None:
+    certificate = opened.certificate
+    check = item_of(opened, next(iter(certificate.checks)))
+    labeling.take_back(Annotation.objects.get(item=check), check, uuid.uuid4())
+    opened.take_stock()
+    after = opened.certificate
+    assert (after.n, after.k, after.bound, after.ended_at) == (certificate.n, certificate.n, certificate.bound, None)
+
+
+# --- more random checks -------------------------------------------------------------------------------------------
+
+
+def draw(rigged: Rigged, count: int) -> list[Item]:
+    """Draw random checks; which these are."""
+    before = {item.pk for item in rigged.pool}
+    certifying.draw_checks(project=rigged.project, actor=rigged.alice, count=count)
+    drawn = set(Item.objects.filter(split=Split.AUDIT).values_list("pk", flat=True)) & before
+    for item in rigged.items:
+        item.split = Split.AUDIT if item.pk in drawn else item.split
+    return [item for item in rigged.items if item.pk in drawn]
+
+
+def test_drawing_checks_ends_no_certificate_and_wrong_answers_to_them_do(opened: Rigged) -> None:
+    before, accepted = opened.certificate, opened.accepted()
+    region = certifying_rounds.region_of(Round.objects.get()).tolist()
+    inside = [item for item in draw(opened, 80) if item.pk in region]
+    assert len(inside) > 5
+    opened.take_stock()
+    now = opened.certificate
+    assert (now.n, now.k, now.rest, now.answered, now.bound) == (before.n, before.k, before.rest, 0, before.bound)
+    assert (now.ended_at, opened.accepted()) == (None, accepted - len(inside))
+    # Right answers to them make no better promise, and taking one back no worse one.
+    opened.check(inside[:5])
+    opened.take_stock()
+    now = opened.certificate
+    assert (now.n, now.k, now.bound, now.ended_at) == (before.n + 5, before.n + 5, before.bound, None)
+    for item in inside[5:8]:
+        answer_wrong(opened, item)
+    opened.take_stock()
+    ended = opened.certificate
+    assert (ended.n, ended.k) == (before.n + 8, before.n + 5)
+    assert ended.bound == pytest.approx(gate.open_bound(ended.k, ended.n, before.rest - 8, 0, before.delta))
+    assert ended.ended_why.startswith(f"3 of {ended.n}")
+    assert opened.accepted() == 0
+
+
+def test_drawing_checks_disturbs_no_running_round(offered: Rigged) -> None:
+    drawn = start(offered)
+    region = certifying_rounds.region_of(drawn).tolist()
+    inside = [item for item in draw(offered, 80) if item.pk in region]
+    assert inside
+    offered.check(inside[:4])
+    answer_due(offered)
+    offered.take_stock()
+    certificate = offered.certificate
+    n = drawn.stages[0][0]
+    assert (certificate.rest, certificate.answered, certificate.ended_at) == (drawn.size - n, 0, None)
+    assert certificate.bound == gate.open_bound(n, n, drawn.size - n, 0, certificate.delta)
+    assert offered.accepted() == drawn.size - n - len(inside)
+
+
+def test_who_answers_images_of_a_running_round_by_choice_still_weakens_it(offered: Rigged) -> None:
+    drawn = start(offered)
+    chosen = [item for item in offered.pool if item.pk in others(drawn)][:10]
+    for item in chosen:
+        offered.answer(item, offered.class_of(item))
+    answer_due(offered)
+    offered.take_stock()
+    drawn.refresh_from_db()
+    assert drawn.state != Round.State.CERTIFIED or drawn.certificate.answered == 10
+
+
+def test_drawing_checks_ends_no_certificate_of_a_look(rigged: Rigged) -> None:
+    for item in sorted(rigged.pool, key=rigged.place)[:20]:
+        rigged.answer(item, rigged.class_of(item))
+    rigged.check(rigged.checks[:45])
+    rigged.take_stock()
+    before = rigged.certificate
+    assert before.answered == 20
+    inside = [item for item in draw(rigged, 60) if Proposal.objects.filter(item=item, certificate=before).exists()]
+    assert len(inside) > 5
+    rigged.take_stock()
+    now = Certificate.objects.get(pk=before.pk)
+    assert (now.bound, now.rest, now.ended_at) == (pytest.approx(before.bound), before.rest, None)

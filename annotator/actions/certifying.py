@@ -419,8 +419,14 @@ def draw_checks(*, project: Project, actor: User, count: int) -> int:
     Drawn uniformly at random from what nobody ever answered or holds. Beside the checks drawn at import they favour
     what is open still, by as much as people have answered; that is what a certificate speaks of, and the bound
     (gate.open_bound) takes the sample's errors to be all among it already, so the promise holds for both together.
-    An image that was accepted unseen becomes a check of its certificate. Takes the queue's lock against a ranking
-    that is being written, then the proposal lock, then items with SKIP LOCKED.
+    An image that was accepted unseen becomes a check of its certificate.
+
+    What is promised stays a promise of the same images, those drawn among them: it says how many errors they can have
+    at all, and chance, not people, took these out, so nothing tilts towards the others. So a draw alone changes no
+    bound; it is the answers that do. Left out are only the images of a running round that are its checks.
+
+    Takes the queue's lock against a ranking that is being written, then the proposal lock, then items with SKIP
+    LOCKED.
     """
     if not 1 <= count <= DRAW_AT_MOST:
         why = f"{count} is not between 1 and {DRAW_AT_MOST:,} random checks"
@@ -453,12 +459,11 @@ def draw_checks(*, project: Project, actor: User, count: int) -> int:
 
 
 def _put_among_checks(item_ids: list[int]) -> None:
-    """Remember what the certificates' models said of items that become random checks."""
-    accepted = Proposal.objects.filter(item_id__in=item_ids, state=Proposal.State.AUTO_ACCEPTED)
+    """Remember what the models of looks said of items that become random checks; rounds know their images."""
+    accepted = Proposal.objects.filter(
+        item_id__in=item_ids, state=Proposal.State.AUTO_ACCEPTED, certificate__round__isnull=True
+    )
     for certificate in Certificate.objects.filter(pk__in=accepted.values("certificate")):
         said = dict(accepted.filter(certificate=certificate).values_list("item_id", "label_class_id"))
         certificate.checks |= {str(item_id): class_id for item_id, class_id in said.items()}
-        certificate.rest = max(0, certificate.rest - len(said))
-        if certificate.round_id is not None:  # until they are answered they are no checks of its draw
-            certificate.answered += len(said)
-        certificate.save(update_fields=["checks", "rest", "answered"])
+        certificate.save(update_fields=["checks"])
