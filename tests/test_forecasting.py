@@ -402,6 +402,8 @@ def test_times_are_said_as_people_plan(minutes: float, said: str) -> None:
     ("likely", "few", "many", "note"),
     [
         (120, 40, None, "40 at least, perhaps never"),
+        (120, 0, None, "perhaps reached already, perhaps never"),
+        (120, 0, 500, "500 at most, perhaps reached already"),
         (None, 90, None, "most likely out of reach; at best after 90 answers"),
         (None, 0, None, "perhaps reached, most likely never"),
         (120, 40, 500, "40 to 500"),

@@ -187,5 +187,7 @@ def _until(forecast: dict[str, Any], likely: int | None, few: int | None, many: 
     if few is None:
         return f"out of reach: the curve levels off at about {percent(forecast['floor'])}"
     if likely is not None:
-        return f"{few:,} to {many:,}" if many is not None else f"{few:,} at least, perhaps never"
+        if many is None:
+            return f"{few:,} at least, perhaps never" if few else "perhaps reached already, perhaps never"
+        return f"{few:,} to {many:,}" if few else f"{many:,} at most, perhaps reached already"
     return f"most likely out of reach; at best after {few:,} answers" if few else "perhaps reached, most likely never"
