@@ -679,7 +679,7 @@ def test_an_answer_its_author_replaced_is_not_suspected_any_more(
 def unseen(project: Project, model: ModelVersion, cat: LabelClass) -> list[Proposal]:
     """Forty cats, accepted unseen under a certificate for 90 %."""
     only(project, automatic_share=0.5)
-    project.settings_json |= {"auto_accept": True}
+    project.settings_json |= {"auto_accept": True, "target_precision": 0.9}
     project.save()
     look = Look.objects.create(
         project=project,
