@@ -17,7 +17,7 @@ from django.db.models import Count, Exists, OuterRef, Q
 from numpy.typing import NDArray
 
 from annotator import queries, task_types
-from annotator.actions import certifying
+from annotator.actions import certifying, round_checks
 from annotator.models import (
     Annotation,
     Certificate,
@@ -36,6 +36,7 @@ from ml_worker.calibrate import softmax
 from ml_worker.fast_loop import Learned
 from ml_worker.pool import Floats, Rows
 from ml_worker.snapshot import Snapshot
+from ml_worker.whole_files import whole_file
 
 NO_CLASS = 0
 
@@ -65,7 +66,10 @@ def take_stock(project: Project, taken: Snapshot, learned: Learned, model: Model
     """Everything there is to do about the gate once a model is in place."""
     answers = blind_answers(project)
     for certificate in certifying.standing_certificates(project).filter(look__isnull=False):
-        _hold(certificate, answers)
+        if len(_spoken_of(certificate)):
+            _hold(certificate, answers)
+        else:
+            certifying.end(certificate=certificate, why=certifying_rounds.LOST)
     certifying_rounds.follow(project)
     for certificate in certifying.standing_certificates(project):
         _hold_labels(certificate)
@@ -354,12 +358,13 @@ def _keep(certificate: Certificate, taken: Snapshot, scene: _Scene, given: gate.
     inside = _inside(scene.probs, given)
     path = _file(certificate)
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        path,
-        item_ids=taken.embedded.item_ids[scene.rows[inside]],
-        class_ids=np.asarray(taken.class_ids, np.int64)[scene.probs[inside].argmax(axis=1)],
-        confidences=_top(scene.probs[inside]),
-    )
+    with whole_file(path) as file:
+        np.savez(
+            file,
+            item_ids=taken.embedded.item_ids[scene.rows[inside]],
+            class_ids=np.asarray(taken.class_ids, np.int64)[scene.probs[inside].argmax(axis=1)],
+            confidences=_top(scene.probs[inside]),
+        )
 
 
 def _file(certificate: Certificate) -> Path:
@@ -369,12 +374,8 @@ def _file(certificate: Certificate) -> Path:
 
 
 def _spoken_of(certificate: Certificate) -> Rows:
-    """The items it was given for; empty where its file is gone."""
-    path = _file(certificate)
-    if not path.exists():
-        return np.zeros(0, np.int64)
-    with np.load(path) as kept:
-        return np.asarray(kept["item_ids"], np.int64)
+    """The items it was given for; empty where its file is gone or damaged."""
+    return np.asarray(round_checks.arrays_in(_file(certificate)).get("item_ids", ()), np.int64)
 
 
 def _accept(project: Project) -> None:
@@ -387,9 +388,8 @@ def _accept(project: Project) -> None:
     if not project.settings.auto_accept:
         return
     for path, certificate in standing.items():
-        if certificate.accepted_at is None and path.exists():
-            with np.load(path) as kept:
-                unseen = certifying.Unseen(*(kept[name].tolist() for name in ("item_ids", "class_ids", "confidences")))
+        if certificate.accepted_at is None and (kept := round_checks.arrays_in(path)):
+            unseen = certifying.Unseen(*(kept[name].tolist() for name in ("item_ids", "class_ids", "confidences")))
             certifying.accept(certificate=certificate, predictions=unseen)
 
 
@@ -397,9 +397,7 @@ def _certified(project: Project) -> Rows:
     """The items that standing certificates speak of, those of looks and those of rounds."""
     ids = [np.zeros(0, np.int64), certifying_rounds.claimed(project)]
     for certificate in certifying.standing_certificates(project).filter(look__isnull=False):
-        if (path := _file(certificate)).exists():
-            with np.load(path) as kept:
-                ids.append(kept["item_ids"])
+        ids.append(_spoken_of(certificate))
     # np.unique goes by hashing: seventeen times as long, a second of a million.
     found = np.sort(np.concatenate(ids))
     return found[np.diff(found, prepend=-1) > 0]

@@ -24,6 +24,8 @@ from ml_worker.whole_files import whole_file
 
 # The answers of so many rounds before help to choose the next region.
 ROUNDS_REMEMBERED = 5
+# Without it nobody can say which images a promise is about.
+LOST = "what its model had predicted is gone from the disk"
 
 
 def follow(project: Project) -> None:
@@ -32,7 +34,10 @@ def follow(project: Project) -> None:
     if going is not None:
         _judge(project, going)
     for certificate in certifying.standing_certificates(project).filter(round__isnull=False):
-        _hold(certificate)
+        if certificate.round and round_checks.frozen(certificate.round):
+            _hold(certificate)
+        else:
+            certifying.end(certificate=certificate, why=LOST)
 
 
 def _judge(project: Project, going: Round) -> None:
@@ -41,8 +46,8 @@ def _judge(project: Project, going: Round) -> None:
         why = f"the settings ask for {promised(confidence)} certainty now, and it was drawn for less"
         actions.fail_round(drawn=going, why=why)
         return
-    if not actions.round_file(going).exists():
-        actions.fail_round(drawn=going, why="what its model had predicted is gone from the disk")
+    if not round_checks.frozen(going):
+        actions.fail_round(drawn=going, why=LOST)
         return
     checks = list(going.checks.values_list("item_id", "predicted_id"))
     region = region_of(going)
@@ -105,12 +110,8 @@ def _hold(certificate: Certificate) -> None:
 
 
 def region_of(drawn: Round) -> Rows:
-    """The item ids of a round; empty where its file is gone."""
-    path = actions.round_file(drawn)
-    if not path.exists():
-        return np.zeros(0, np.int64)
-    with np.load(path) as kept:
-        return np.asarray(kept["item_ids"], np.int64)
+    """The item ids of a round; empty where its file is gone or damaged."""
+    return np.asarray(round_checks.frozen(drawn).get("item_ids", ()), np.int64)
 
 
 def _random_checks(project: Project) -> Rows:
@@ -118,13 +119,10 @@ def _random_checks(project: Project) -> Rows:
 
 
 def _drawn_later(drawn: Round, checks: dict[int, int]) -> dict[int, int]:
-    """The images of a round, but for these checks of it, that became random checks of the pool: item id -> class id."""
-    path = actions.round_file(drawn)
-    if not path.exists():
-        return {}
+    """Those of a round, but for these checks of it, that became random checks of the pool: item id -> class id."""
+    kept = round_checks.frozen(drawn)
     random_checks = set(_random_checks(drawn.project).tolist()) - checks.keys()
-    with np.load(path) as kept:
-        said = dict(zip(kept["item_ids"].tolist(), kept["class_ids"].tolist(), strict=True))
+    said = dict(zip(kept["item_ids"].tolist(), kept["class_ids"].tolist(), strict=True)) if kept else {}
     return {item_id: said[item_id] for item_id in random_checks & said.keys()}
 
 

@@ -2,15 +2,16 @@
 
 import uuid
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
 
 from annotator import queries
-from annotator.actions import certifying, labeling, proposing, queueing, round_checks, rounds
-from annotator.models import Annotation, Certificate, Item, Proposal, QueueEntry, Round, RoundCheck, Split
+from annotator.actions import certifying, labeling, queueing, round_checks, rounds
+from annotator.errors import Conflict
+from annotator.models import Annotation, AuditEvent, Certificate, Item, Proposal, QueueEntry, Round, Split
 from ml_worker import certifying as worker
 from ml_worker import certifying_rounds, gate, refitting
 from tests.test_certifying import Rigged, rigged
@@ -109,7 +110,8 @@ def test_a_check_that_was_skipped_and_returned_is_asked_blind(offered: Rigged, a
     offered.answer(first.item, offered.cat, kind="skip")
     queueing.return_skipped(project=offered.project)
     assert not QueueEntry.objects.filter(item=first.item).exclude(reason_code="automatic").exists()
-    offered.choose(automatic_share=1.0, audit_share=0.0, baseline_share=0.0, second_opinion_share=0.0, suspect_share=0.0)
+    shares = dict.fromkeys(("audit_share", "baseline_share", "second_opinion_share", "suspect_share"), 0.0)
+    offered.choose(automatic_share=1.0, **shares)
     held = queueing.reserve_items(project=offered.project, annotator=offered.alice, count=1)
     assert [(entry.item_id, entry.reason_code) for entry in held] == [(first.item_id, "automatic")]
     assert not queries.shows_hint(held[0], offered.project)
@@ -245,3 +247,63 @@ def test_drawing_checks_ends_no_certificate_of_a_look(rigged: Rigged) -> None:
     rigged.take_stock()
     now = Certificate.objects.get(pk=before.pk)
     assert (now.bound, now.rest, now.ended_at) == (pytest.approx(before.bound), before.rest, None)
+
+
+# --- files that are lost or damaged -------------------------------------------------------------------------------
+
+
+def damage(path: Path, how: str) -> None:
+    whole = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"half": whole[: len(whole) // 2], "noise": b"noise" * 99, "empty": b""}[how])
+
+
+@pytest.mark.parametrize("how", ["gone", "half", "noise", "empty"])
+def test_a_running_round_whose_file_is_damaged_ends_in_words(offered: Rigged, how: str) -> None:
+    drawn = start(offered)
+    damage(rounds.round_file(drawn), how)
+    assert not len(certifying_rounds.region_of(drawn))
+    assert not len(round_checks.set_aside(offered.project))
+    offered.take_stock()
+    drawn.refresh_from_db()
+    assert (drawn.state, "gone from the disk" in drawn.ended_why) == (Round.State.FAILED, True)
+
+
+@pytest.mark.parametrize("how", ["gone", "half", "noise"])
+@pytest.mark.parametrize("is_on", [True, False])
+def test_a_promise_whose_file_is_damaged_ends_with_a_reason(opened: Rigged, how: str, is_on: bool) -> None:
+    count = opened.accepted()
+    if not is_on:
+        opened.choose(auto_accept=False)
+    damage(rounds.round_file(Round.objects.get()), how)
+    if not is_on:
+        opened.choose(auto_accept=True)
+    opened.take_stock()
+    ended = opened.certificate
+    assert ended.ended_at is not None and "gone from the disk" in ended.ended_why
+    now = certifying.gate(opened.project)
+    assert (now.promised, now.accepted) == (0, 0)
+    assert AuditEvent.objects.filter(verb="ended a certificate", detail__certificate=ended.pk).count() == 1
+    back = certifying.given_back(opened.project)
+    assert back is not None and back.count == count
+    opened.take_stock()
+
+
+@pytest.mark.parametrize("how", ["gone", "half"])
+def test_a_promise_of_a_look_whose_file_is_damaged_ends_with_a_reason(rigged: Rigged, how: str) -> None:
+    rigged.check(rigged.checks[:30])
+    rigged.take_stock()
+    first = rigged.certificate
+    damage(worker._file(first), how)
+    rigged.take_stock()
+    first.refresh_from_db()
+    assert "gone from the disk" in first.ended_why
+    assert rigged.accepted() == 0
+
+
+def test_an_offer_that_is_damaged_starts_no_round(offered: Rigged) -> None:
+    damage(rounds.offer_file(offered.project), "half")
+    with pytest.raises(Conflict, match="try again in a moment"):
+        start(offered)

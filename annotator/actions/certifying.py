@@ -233,6 +233,17 @@ def hold_against(*, certificate: Certificate, n: int, k: int, bound: float) -> b
     return False
 
 
+@transaction.atomic
+def end(*, certificate: Certificate, why: str) -> None:
+    """End a certificate that cannot be held against anything any more. Takes the project's proposal lock."""
+    lock_proposals(certificate.project)
+    if not Certificate.objects.filter(pk=certificate.pk, ended_at__isnull=True).exists():
+        return
+    give_back([certificate], why=why)
+    detail = {"certificate": certificate.pk, "why": why}
+    AuditEvent.objects.create(project_id=certificate.project_id, verb="ended a certificate", detail=detail)
+
+
 def _target_now(certificate: Certificate) -> float:
     """What its labels must meet to count: what it was given for, or more where the settings ask for more now."""
     certificate.project.refresh_from_db(fields=["settings_json"])

@@ -6,10 +6,13 @@ model is wrong and as an error where they agree with it. Skipped, disputed, or n
 """
 
 import math
+import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from django.conf import settings
@@ -64,13 +67,26 @@ def round_file(drawn: Round) -> Path:
     return Path(settings.ARTIFACT_ROOT) / str(drawn.project_id) / f"round-{drawn.pk}.npz"
 
 
+def arrays_in(path: Path) -> dict[str, NDArray[Any]]:
+    """What such a file holds; nothing where it is gone or damaged, as by a full disk."""
+    try:
+        with path.open("rb") as file, np.load(file) as kept:
+            return {name: kept[name] for name in kept.files}
+    except (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
+        return {}
+
+
+def frozen(drawn: Round) -> dict[str, NDArray[Any]]:
+    """The region of a round as its file has it; nothing where that is gone, damaged, or not of this size."""
+    arrays = arrays_in(round_file(drawn))
+    is_whole = all(len(arrays.get(name, ())) == drawn.size for name in ("item_ids", "class_ids", "confidences"))
+    return arrays if is_whole else {}
+
+
 def set_aside(project: Project) -> NDArray[np.int64]:
     """The item ids that the running round speaks of; empty without one, or where its file is gone. One query."""
     going = running(project)
-    if going is None or not round_file(going).exists():
-        return np.zeros(0, np.int64)
-    with np.load(round_file(going)) as kept:
-        return np.asarray(kept["item_ids"], np.int64)
+    return np.asarray(frozen(going).get("item_ids", ()) if going else (), np.int64)
 
 
 def said(project: Project, predicted: dict[int, int]) -> dict[int, int]:

@@ -175,13 +175,8 @@ def start_round(*, project: Project, actor: User, count: int | None = None) -> R
 
 def _free_region(project: Project, offered: Offer) -> dict[str, np.ndarray]:
     """The region proposed, less what was answered, taken or held since."""
-    try:
-        with np.load(offer_file(project)) as kept:
-            region = {name: kept[name] for name in ("item_ids", "class_ids", "confidences", "places")}
-            is_current = int(kept["model"]) == offered.model
-    except OSError:
-        is_current = False
-    if not is_current:
+    region = round_checks.arrays_in(offer_file(project))
+    if int(region.pop("model", -1)) != offered.model:
         raise Conflict("no round can start: a new model is just being made; try again in a moment")
     with connection.cursor() as cursor:
         cursor.execute(
