@@ -598,11 +598,26 @@ def test_other_settings_ask_for_a_refit_and_until_then_no_old_number_is_shown(ri
 def test_the_panel_says_where_a_certificate_costs_what_finishing_by_hand_does(rigged: Rigged, login: Login) -> None:
     rigged.check(rigged.checks[:10])
     address = f"/projects/{rigged.project.pk}/"
-    for target, is_said in ((0.8, False), (0.99, True)):
-        rigged.choose(target_precision=target)
+    for missing, is_said, cannot_be in ((5, False, False), (POOL, True, False), (POOL + CHECKS, False, True)):
         rigged.take_stock()
+        rigged.model.metrics["gate"]["missing"] = missing
+        rigged.model.save()
         page = shown(login(rigged.alice), address)
         assert (f"That is no fewer answers than finishing by hand: {POOL} images are left." in page) == is_said
+        assert (f"What remains is to finish by hand: {POOL} images are left." in page) == cannot_be
+        assert (f"{missing}</strong> more random checks" in page) != cannot_be
+
+
+def test_six_images_are_not_told_to_check_thousands(rigged: Rigged, login: Login) -> None:
+    for item in rigged.pool[6:]:
+        rigged.answer(item, rigged.class_of(item))
+    rigged.check(rigged.checks)
+    rigged.choose(target_precision=0.99)
+    rigged.take_stock()
+    assert rigged.model.metrics["gate"]["missing"] > 1000
+    page = shown(login(rigged.alice), f"/projects/{rigged.project.pk}/")
+    assert "At best" not in page
+    assert "What remains is to finish by hand: 6 images are left." in page
 
 
 def test_a_look_that_there_are_no_checks_for_has_no_number(rigged: Rigged, login: Login) -> None:

@@ -368,6 +368,12 @@ class Gate:
         return self.next_at is not None and self.next_at - self.answers > self.waiting
 
     @property
+    def is_impossible(self) -> bool:
+        """Whether there are not as many images as a certificate lacks random checks."""
+        there = self.accepted + self.review + self.asking + self.checking
+        return self.missing is not None and self.missing > self.waiting + there
+
+    @property
     def by_hand(self) -> int:
         """Images still to be labelled, where a certificate costs as many answers as labelling them; 0 where not."""
         still_open = self.review + self.asking + self.checking
