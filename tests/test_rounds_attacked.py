@@ -3,6 +3,7 @@
 import uuid
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
@@ -52,6 +53,25 @@ def test_blind_checks_of_its_labels_are_held_against_the_target_of_now(opened: R
     assert opened.accepted()
     assert not certifying.hold_against_labels(certificate=opened.certificate, n=50, k=45, at_most=at_most)
     assert opened.accepted() == 0
+
+
+@pytest.mark.parametrize("more", [{"target_precision": 0.99}, {"certificate_confidence": 0.99}])
+def test_settings_saved_while_a_promise_is_worked_out_let_nothing_through(
+    offered: Rigged, monkeypatch: pytest.MonkeyPatch, more: dict[str, float]
+) -> None:
+    start(offered)
+    answer_due(offered)
+    certify = rounds.certify_round
+
+    def meanwhile(**arguments: Any) -> bool:
+        offered.choose(**more)
+        return certify(**arguments)
+
+    monkeypatch.setattr(rounds, "certify_round", meanwhile)
+    offered.take_stock()
+    assert offered.accepted() == 0
+    offered.take_stock()
+    assert offered.accepted() == 0
 
 
 # --- its own images -----------------------------------------------------------------------------------------------

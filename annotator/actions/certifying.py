@@ -91,7 +91,7 @@ def record_look(*, look: Look, certificates: Iterable[Certificate], after: int, 
 def accept(*, certificate: Certificate, predictions: Unseen) -> int:
     """Accept these labels unseen, under the certificate; how many that were.
 
-    Nothing while the owner has it switched off, or after the certificate ended. Left out: whatever anybody ever
+    Nothing while the owner has it switched off or asks for more than it shows, or after it ended. Left out: whatever anybody ever
     answered or answers at this moment, random checks, archived classes, and between a round and a look what the other
     one accepted. Pending proposals for the accepted
     images go, and so do their places in the queue. Takes the project's proposal lock, then items with SKIP LOCKED.
@@ -100,7 +100,10 @@ def accept(*, certificate: Certificate, predictions: Unseen) -> int:
     lock_proposals(project)
     project.refresh_from_db(fields=["settings_json"])
     standing = Certificate.objects.filter(pk=certificate.pk, ended_at__isnull=True, accepted_at__isnull=True)
-    if not project.settings.auto_accept or not standing.update(accepted_at=timezone.now()):
+    chosen = project.settings
+    # Settings saved while it was worked out found no certificate to end.
+    standing = standing.filter(bound__gte=chosen.target_precision, confidence__gte=chosen.certificate_confidence)
+    if not chosen.auto_accept or not standing.update(accepted_at=timezone.now()):
         return 0
     with connection.cursor() as cursor:
         cursor.execute(
