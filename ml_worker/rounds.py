@@ -23,7 +23,8 @@ Why everything ever promised holds together with probability 1 - delta:
   over it takes another one, with fewer checks. (A look at the audit sample is different: there the target chooses the
   region, see `gate.next_look`.)
 - Items of the region that people answered meanwhile otherwise than as checks may have been picked because they were
-  right: the errors are taken to lie all among the others.
+  right: the errors are taken to lie all among the others. Not so those that chance made random checks of the whole
+  pool: they stay among what is promised, answered or not, and their answers can only break the promise.
 
 Nothing is promised of items that are not in the region, those imported later included.
 """

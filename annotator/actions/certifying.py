@@ -91,10 +91,9 @@ def record_look(*, look: Look, certificates: Iterable[Certificate], after: int, 
 def accept(*, certificate: Certificate, predictions: Unseen) -> int:
     """Accept these labels unseen, under the certificate; how many that were.
 
-    Nothing while the owner has it switched off or asks for more than it shows, or after it ended. Left out: whatever anybody ever
-    answered or answers at this moment, random checks, archived classes, and between a round and a look what the other
-    one accepted. Pending proposals for the accepted
-    images go, and so do their places in the queue. Takes the project's proposal lock, then items with SKIP LOCKED.
+    Nothing while the owner has it switched off or asks for more than it shows, or after it ended. Left out: whatever
+    anybody ever answered or answers at this moment, random checks, archived classes, and between a round and a look
+    what the other one accepted. Pending proposals for the accepted images go, and so do their places in the queue. Takes the project's proposal lock, then items with SKIP LOCKED.
     """
     project = certificate.project
     lock_proposals(project)
