@@ -93,7 +93,8 @@ def accept(*, certificate: Certificate, predictions: Unseen) -> int:
 
     Nothing while the owner has it switched off or asks for more than it shows, or after it ended. Left out: whatever
     anybody ever answered or answers at this moment, random checks, archived classes, and between a round and a look
-    what the other one accepted. Pending proposals for the accepted images go, and so do their places in the queue. Takes the project's proposal lock, then items with SKIP LOCKED.
+    what the other one accepted. Pending proposals for the accepted images go, and so do their places in the queue.
+    Takes the project's proposal lock, then items with SKIP LOCKED.
     """
     project = certificate.project
     lock_proposals(project)
