@@ -2,11 +2,11 @@
 
     python benchmarks/gate.py [--projects 1000] [--target 0.99] [--delta 0.05] [--processes 2]
 
-A project has a pool of 2,000 to 20,000 images and somebody who answers 500 to 4,000 random checks at most. Its model is
-made anew after every tenth answer: how right it is drifts, which images it is unsure about changes. Projects differ in
-accuracy, in how well confidence tells right from wrong (from not at all to well), in how overconfident it is, in how
-steep the shares of the classes are, and in how many of the images belong to a rare class on which the model is worse
-and as sure as ever. There are two kinds, as many of each:
+A project has a pool of 2,000 to 20,000 images and somebody who answers 500 to 4,000 random checks at most. Its model
+is made anew after every tenth answer: how right it is drifts, which images it is unsure about changes. Projects differ
+in accuracy, in how well confidence tells right from wrong (from not at all to well), in how overconfident it is, in
+how steep the shares of the classes are, and in how many of the images belong to a rare class on which the model is
+worse and as sure as ever. There are two kinds, as many of each:
 
     near        the confident part lies just below the target in most projects, where a promise is broken most easily
                 and nothing should be let through
@@ -16,12 +16,12 @@ Rules:
 
     looks       planned looks at the audit sample (ml_worker.gate), all of the error theirs, one threshold
     classes     the same with a threshold for each class
-    rounds      what the product does: looks with half of the error, and beside them certification rounds
-                (ml_worker.rounds) with the other half. Rounds begin after the first 100 audit answers, in the region
+    rounds      what the product does: looks with a quarter of the error, and beside them certification rounds
+                (ml_worker.rounds) with the rest. Rounds begin after the first 100 audit answers, in the region
                 proposed; another follows whenever one fails, for the answers that are left; ends at the first
                 certificate
-    adversary   rounds of somebody who knows every true label and wants the promise broken: each of 12 in a row is about
-                the most confident images down to where their precision has just fallen below the target, and during
+    adversary   rounds of somebody who knows every true label and wants the promise broken: each of 12 in a row is
+                about the most confident images down to where their precision has just fallen below the target, and during
                 it up to 30 % of the region, right ones alone, are answered otherwise; ends at the first certificate
     rechecked   after every audit answer the usual lower bound (Clopper-Pearson at 1 - delta) for each region; the
                 widest region that passes, as soon as one does
@@ -152,8 +152,8 @@ def by_cut(seen: Seen) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a rule. broken: whether anything it accepted was less right than the target; share: the largest part
-    of the pool it accepted; answers: given up to its last acceptance, or up to the end."""
+    """What came of a rule. broken: whether anything it accepted was less right than the target; share: the largest
+    part of the pool it accepted; answers: given up to its last acceptance, or up to the end."""
 
     broken: bool = False
     share: float = 0.0
@@ -344,8 +344,9 @@ def show(kind: str, outcomes: list[dict[str, Outcome]], could: float) -> None:
         low, high = interval(broken, n)
         accepted = sum(one.share * size for one, size in zip(each, sizes, strict=True))
         cost = f"{sum(one.answers for one in each) / accepted:.2f}" if accepted else "-"
+        certified = np.mean([one.share > 0 for one in each])
         print(
-            f"{name:12}{broken / n:>10.1%}{f'{low:.1%} to {high:.1%}':>18}{np.mean([one.share > 0 for one in each]):>12.0%}"
+            f"{name:12}{broken / n:>10.1%}{f'{low:.1%} to {high:.1%}':>18}{certified:>12.0%}"
             f"{np.mean([one.share for one in each]):>11.1%}{cost:>18}",
             flush=True,
         )
