@@ -21,8 +21,9 @@ Rules:
                 proposed; another follows whenever one fails, for the answers that are left; ends at the first
                 certificate
     adversary   rounds of somebody who knows every true label and wants the promise broken: each of 12 in a row is
-                about the most confident images down to where their precision has just fallen below the target, and during
-                it up to 30 % of the region, right ones alone, are answered otherwise; ends at the first certificate
+                about the most confident images down to where their precision has just fallen below the target, and
+                during it up to 30 % of the region, right ones alone, are answered otherwise; ends at the first
+                certificate
     rechecked   after every audit answer the usual lower bound (Clopper-Pearson at 1 - delta) for each region; the
                 widest region that passes, as soon as one does
     cut         every prediction with a confidence of at least 0.95, after the first 50 answers

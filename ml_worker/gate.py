@@ -120,9 +120,10 @@ def next_look(
 
     All of them together may err by LOOKS of 1 - confidence. What a look spent stays spent. A change of target or
     confidence starts a family of looks anew, which shares what is left of the error as the first shared the whole; so
-    all looks under all targets come to no more than the error that is allowed now. Its first look waits for a quarter more answers than the last one saw: wishing for another
-    target is no reason to ask the same answers twice. Each leak is one bit of the answers that the model may depend
-    on, so there are at most 2 ** leaks models it can be, and the error is shared between them (the union bound).
+    all looks under all targets come to no more than the error that is allowed now. Its first look waits for a quarter
+    more answers than the last one saw: wishing for another target is no reason to ask the same answers twice. Each
+    leak is one bit of the answers that the model may depend on, so there are at most 2 ** leaks models it can be, and
+    the error is shared between them (the union bound).
     share_answered: of the pool, by people and otherwise than as audit items; a look before the sample could show what
     that asks of it (`sample_target`) would be spent in vain.
     """
