@@ -19,15 +19,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 run: $(STAMP)
 	@exec $(BIN)/python manage.py up
 
-# Side by side, because the slow ones mostly wait for processes. Not where both would share a DATABASE_URL.
+# Side by side, because those of the other lane mostly wait for processes. Not where both would share a DATABASE_URL.
 test: $(STAMP) lint browser
-	@said=`mktemp`; beside=; trap 'kill $$beside 2>/dev/null; rm -f "$$said"' EXIT; trap 'trap "" TERM; kill 0; exit 130' INT; \
-	echo "Fast and browser tests run beside the slow ones; what they say follows below."; \
-	{ $(PYTEST) -m "not slow and not browser"; fast=$$?; $(PYTEST) -m browser && exit $$fast; } >"$$said" 2>&1 & beside=$$!; \
-	if test -n "$$DATABASE_URL"; then wait $$beside; first=$$?; fi; \
+	@said=`mktemp`; fast=; trap 'kill $$fast 2>/dev/null; rm -f "$$said"' EXIT; trap 'trap "" TERM; kill 0; exit 130' INT; \
+	echo "The fast tests run beside the others; what they say follows below."; \
+	$(PYTEST) -m "not slow and not browser" >"$$said" 2>&1 & fast=$$!; \
+	if test -n "$$DATABASE_URL"; then wait $$fast; first=$$?; fi; \
 	$(PYTEST) -m "slow and not browser"; slow=$$?; \
-	if test -z "$$DATABASE_URL"; then wait $$beside; first=$$?; fi; \
-	cat "$$said"; test $$first = 0 && test $$slow = 0
+	$(PYTEST) -m browser; browsed=$$?; \
+	if test -z "$$DATABASE_URL"; then wait $$fast; first=$$?; fi; \
+	cat "$$said"; test $$first = 0 && test $$slow = 0 && test $$browsed = 0
 
 check: $(STAMP) lint
 	$(PYTEST) -m "not slow and not browser"
