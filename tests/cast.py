@@ -108,6 +108,25 @@ def make_item(project: Project, seed: int = 0, split: str = Split.POOL) -> Item:
     )
 
 
+def bare_items(project: Project, splits: list[str]) -> list[Item]:
+    """Images without files, one for each of these splits; the name of each is its number, from 0."""
+    return Item.objects.bulk_create(
+        Item(
+            project=project,
+            sha256=f"{number:064}",
+            storage_key="x",
+            thumbnail_key="x",
+            width=8,
+            height=8,
+            size_bytes=1,
+            mime="image/png",
+            source_name=str(number),
+            split=split,
+        )
+        for number, split in enumerate(splits)
+    )
+
+
 @pytest.fixture
 def items(project: Project) -> list[Item]:
     """Twelve pool items, queued in order of their ids."""

@@ -13,6 +13,7 @@ from django.test import Client
 from django.utils import timezone
 
 from annotator.actions import certifying, exporting, labeling, projects, proposing, queueing, reviewing, training
+from annotator.actions.gate import given_back
 from annotator.errors import Conflict, InvalidSettings
 from annotator.models import (
     Annotation,
@@ -32,6 +33,7 @@ from ml_worker import certifying as worker
 from ml_worker import refitting, snapshot
 from ml_worker.fast_loop import Learned
 from ml_worker.snapshot import Embedded
+from tests.cast import bare_items
 from tests.pools import pool_of
 from tests.test_api import Caller
 from tests.test_training import add_pictures, run_now
@@ -117,22 +119,8 @@ class Rigged:
 
 @pytest.fixture
 def rigged(project: Project, cat: LabelClass, dog: LabelClass, alice: User, model: ModelVersion) -> Rigged:
-    made = [
-        Item(
-            project=project,
-            sha256=f"{number:064}",
-            storage_key="x",
-            thumbnail_key="x",
-            width=8,
-            height=8,
-            size_bytes=1,
-            mime="image/png",
-            source_name=str(number),
-            split=Split.AUDIT if number < CHECKS else Split.POOL,
-        )
-        for number in range(CHECKS + POOL)
-    ]
-    rigged = Rigged(project, cat, dog, alice, Item.objects.bulk_create(made), model)
+    made = bare_items(project, [Split.AUDIT] * CHECKS + [Split.POOL] * POOL)
+    rigged = Rigged(project, cat, dog, alice, made, model)
     # The looks may err by a quarter of this; the rest is the rounds'.
     rigged.choose(auto_accept=True, target_precision=0.8, certificate_confidence=0.8)
     return rigged
@@ -382,7 +370,7 @@ def test_wrong_answers_that_come_later_give_the_labels_back(opened: Rigged) -> N
     assert certificate.bound < 0.8
     assert "7 of" in certificate.ended_why and "wrong by now" in certificate.ended_why
     assert opened.accepted() == 0
-    back = certifying.given_back(opened.project)
+    back = given_back(opened.project)
     assert back is not None
     assert (back.count, back.waiting, back.why) == (count, count, certificate.ended_why)
     assert AuditEvent.objects.filter(verb=certifying.GIVEN_BACK).count() == 1
@@ -418,7 +406,7 @@ def test_switched_off_the_labels_go_back_and_on_again_they_return(opened: Rigged
     opened.choose(auto_accept=True)
     opened.take_stock()
     assert opened.accepted() == count
-    assert certifying.given_back(opened.project) is None
+    assert given_back(opened.project) is None
 
 
 @pytest.mark.parametrize("more", [{"target_precision": 0.98}, {"certificate_confidence": 0.99}])
@@ -450,7 +438,7 @@ def test_a_later_look_takes_the_place_of_the_one_before(opened: Rigged) -> None:
     assert set(Proposal.objects.filter(state="auto_accepted").values_list("certificate", flat=True)) == {
         opened.certificate.pk
     }
-    assert certifying.given_back(opened.project) is None
+    assert given_back(opened.project) is None
 
 
 def test_two_jobs_at_once_do_not_look_twice(opened: Rigged) -> None:

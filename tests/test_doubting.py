@@ -14,6 +14,7 @@ from ml_worker.calibrate import softmax
 from ml_worker.evaluate import wilson
 from ml_worker.fast_loop import Learned
 from ml_worker.snapshot import Embedded, Snapshot
+from tests.cast import bare_items
 from tests.pools import pool_of
 
 POOL, CHECKS = 150, 60
@@ -28,16 +29,8 @@ def is_dog(item: Item) -> bool:
 def pictures(project: Project, alice: User) -> list[Item]:
     """Even ones are cats, odd ones dogs; the first are random checks."""
     projects.save_settings(project=project, actor=alice, raw={"head": "logistic_regression", "propose_above": 0.3})
-    made = [
-        Item(
-            project=project, sha256=f"{number:064}", storage_key="x", thumbnail_key="x", width=8, height=8,
-            size_bytes=1, mime="image/png", source_name=str(number),
-            split=Split.AUDIT if number < CHECKS else Split.POOL,
-        )
-        for number in range(CHECKS + POOL)
-    ]  # fmt: skip
     project.refresh_from_db()
-    return Item.objects.bulk_create(made)
+    return bare_items(project, [Split.AUDIT] * CHECKS + [Split.POOL] * POOL)
 
 
 @pytest.fixture

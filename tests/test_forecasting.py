@@ -28,7 +28,7 @@ from annotator.views.forecasting import error_rows, gain_sentence
 from ml_worker import forecasting as worker
 from ml_worker import snapshot
 from ml_worker.snapshot import Embedded, Snapshot
-from tests.cast import make_item
+from tests.cast import bare_items, make_item
 from tests.pools import pool_of
 from tests.test_api import Caller, error
 from tests.test_dashboard import Login
@@ -41,22 +41,7 @@ class Blobs:
 
     def __init__(self, project: Project, cat: LabelClass, dog: LabelClass, alice: User) -> None:
         self.project, self.alice, self.classes = project, alice, [cat, dog]
-        made = [
-            Item(
-                project=project,
-                sha256=f"{number:064}",
-                storage_key="x",
-                thumbnail_key="x",
-                width=8,
-                height=8,
-                size_bytes=1,
-                mime="image/png",
-                source_name=str(number),
-                split=Split.AUDIT if number < CHECKS else Split.POOL,
-            )
-            for number in range(POOL + CHECKS)
-        ]
-        self.items = Item.objects.bulk_create(made)
+        self.items = made = bare_items(project, [Split.AUDIT] * CHECKS + [Split.POOL] * POOL)
         rng = np.random.default_rng(0)
         at = 1.1 * np.array([2.0 * (number % 2) - 1 for number in range(len(made))])
         self.pool = pool_of(np.stack([at + rng.normal(size=len(made)), rng.normal(size=len(made))], axis=1))

@@ -13,6 +13,7 @@ from django.test import Client
 
 from annotator import queries
 from annotator.actions import certifying, exporting, proposing, queueing, round_checks, rounds
+from annotator.actions.gate import gate_of, given_back
 from annotator.errors import Conflict, InvalidSettings, NotFound
 from annotator.models import (
     Annotation,
@@ -367,7 +368,7 @@ def test_its_images_are_neither_asked_nor_proposed_meanwhile(offered: Rigged) ->
     # A job that knew nothing of the round proposes none of its checks.
     proposing.store_proposals(project=offered.project, model_version=offered.model, predictions=waiting)
     assert not pending.filter(item__in=drawn.checks.values("item")).exists()
-    assert certifying.gate(offered.project).checking == drawn.size
+    assert gate_of(offered.project).checking == drawn.size
     # They come back with it.
     rounds.cancel_round(project=offered.project, actor=offered.alice, round_id=drawn.pk)
     proposing.store_proposals(project=offered.project, model_version=offered.model, predictions=waiting)
@@ -550,7 +551,7 @@ def test_checks_that_turn_out_wrong_break_the_promise(opened: Rigged) -> None:
     assert certificate.ended_at is not None
     assert "3 of" in certificate.ended_why
     assert opened.accepted() == 0
-    back = certifying.given_back(opened.project)
+    back = given_back(opened.project)
     assert back is not None and back.count == count
 
 

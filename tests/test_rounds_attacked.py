@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from annotator import queries
 from annotator.actions import certifying, labeling, queueing, round_checks, rounds
+from annotator.actions.gate import gate_of, given_back
 from annotator.errors import Conflict
 from annotator.models import Annotation, AuditEvent, Certificate, Item, Proposal, QueueEntry, Round, Split
 from ml_worker import certifying as worker
@@ -303,10 +304,10 @@ def test_a_promise_whose_file_is_damaged_ends_with_a_reason(opened: Rigged, how:
     opened.take_stock()
     ended = opened.certificate
     assert ended.ended_at is not None and "gone from the disk" in ended.ended_why
-    now = certifying.gate(opened.project)
+    now = gate_of(opened.project)
     assert (now.promised, now.accepted) == (0, 0)
     assert AuditEvent.objects.filter(verb="ended a certificate", detail__certificate=ended.pk).count() == 1
-    back = certifying.given_back(opened.project)
+    back = given_back(opened.project)
     assert back is not None and back.count == count
     opened.take_stock()
 

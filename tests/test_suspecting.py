@@ -22,6 +22,7 @@ from annotator.models import Annotation, AuditEvent, Item, Job, LabelClass, Proj
 from ml_worker import snapshot
 from ml_worker import suspecting as worker
 from ml_worker.quality.early import Early
+from tests.cast import bare_items
 from tests.pools import pool_of
 
 POOL, CHECKS = 60, 20
@@ -87,22 +88,7 @@ class Clouds:
 
 @pytest.fixture
 def clouds(project: Project, cat: LabelClass, dog: LabelClass, alice: User, settings: Any) -> Clouds:
-    made = [
-        Item(
-            project=project,
-            sha256=f"{number:064}",
-            storage_key="x",
-            thumbnail_key="x",
-            width=8,
-            height=8,
-            size_bytes=1,
-            mime="image/png",
-            source_name=str(number),
-            split=Split.POOL if number < POOL else Split.AUDIT,
-        )
-        for number in range(POOL + CHECKS)
-    ]
-    items = Item.objects.bulk_create(made)
+    items = bare_items(project, [Split.POOL] * POOL + [Split.AUDIT] * CHECKS)
     rng = np.random.default_rng(0)
     side = np.arange(POOL + CHECKS) % 2 * 6.0
     points = np.stack([side, np.zeros(len(side))], axis=1) + rng.normal(size=(len(side), 2))

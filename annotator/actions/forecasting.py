@@ -11,8 +11,7 @@ from typing import Any
 from django.contrib.auth.models import User
 
 from annotator import queries
-from annotator.actions import certifying
-from annotator.actions.certifying import Gate
+from annotator.actions.gate import Gate, gate_of
 from annotator.actions.labeling import ANSWERS
 from annotator.models import Annotation, AuditEvent, Job, Project
 from annotator.wording import percent, promised
@@ -64,7 +63,7 @@ def outlook(project: Project, user: User, gate: Gate | None = None) -> Outlook:
     """What is known now. gate: where it is known already. Five queries, and the eight of the gate."""
     study = queries.newest_study(project)
     found = study.result if study else {}
-    gate = gate or certifying.gate(project)
+    gate = gate or gate_of(project)
     forecast = found.get("forecast") or {}
     pace, screenful_s = pace_of(project, user), review_seconds(project, user)
     work = _work(project, forecast, gate, pace, screenful_s)

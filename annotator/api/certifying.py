@@ -7,6 +7,7 @@ from rest_framework.response import Response
 from annotator import access
 from annotator.access import OWN
 from annotator.actions import certifying, rounds
+from annotator.actions.gate import gate_of
 from annotator.api import shapes
 from annotator.api.endpoint import Endpoint, Listing, person, read
 from annotator.models import Certificate, Round
@@ -19,7 +20,7 @@ class Gate(Endpoint):
         """The three bands of the open pool, and how many random checks the next look waits for. Set by the project's
         settings `auto_accept`, `target_precision`, `certificate_confidence` and `threshold_per_class`."""
         project = access.get_project(person(request), project_id)
-        return Response(shapes.GateShape(certifying.gate(project)).data)
+        return Response(shapes.GateShape(gate_of(project)).data)
 
 
 @extend_schema(tags=["certify"])

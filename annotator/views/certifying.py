@@ -6,7 +6,7 @@ from typing import Any
 
 from annotator.access import OWN, REVIEW, allows
 from annotator.actions import certifying, rounds, shares
-from annotator.actions.certifying import Gate
+from annotator.actions.gate import Gate, gate_of
 from annotator.charts import Part
 from annotator.models import Certificate, Look, Membership, Project, QueueEntry, Round
 from annotator.wording import percent, promised
@@ -26,7 +26,7 @@ class LookRow:
 def panel(membership: Membership) -> dict[str, Any]:
     """The context of templates/certifying.html. Some twenty queries."""
     project = membership.project
-    gate = certifying.gate(project)
+    gate = gate_of(project)
     return {
         "gate": gate,
         "bands": bands(gate),

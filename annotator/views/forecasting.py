@@ -5,8 +5,8 @@ from typing import Any
 
 from annotator.access import OWN, allows
 from annotator.actions import forecasting
-from annotator.actions.certifying import Gate
 from annotator.actions.forecasting import Outlook, lasting, points
+from annotator.actions.gate import Gate
 from annotator.forecast_charts import forecast_chart
 from annotator.models import Membership, QueueEntry
 from annotator.wording import percent

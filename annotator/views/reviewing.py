@@ -13,6 +13,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from annotator import queries
 from annotator.access import REVIEW, get_membership
 from annotator.actions import certifying, reviewing
+from annotator.actions.gate import given_back
 from annotator.actions.projects import PAGE_KEYS
 from annotator.errors import InvalidAnnotation, WinnowError
 from annotator.models import AuditEvent, Item, LabelClass, Membership, Project, Proposal, Split
@@ -215,7 +216,7 @@ def _context(membership: Membership, sent: QueryDict) -> dict[str, Any]:
         "is_unseen": is_unseen,
         "unseen": certifying.accepted_unseen(project).count(),
         "promises": [promise(each) for each in certifying.standing_certificates(project) if each.accepted_at],
-        "given_back": certifying.given_back(project),
+        "given_back": given_back(project),
         "choices": choices_of(classes, PAGE_KEYS),
         "trust": _trust(project),
         "calibrated_from": CALIBRATED_FROM,
