@@ -1,8 +1,8 @@
 """The tables, in the order of the loop."""
 
 from annotator.models.certificates import Certificate, Look, Round, RoundCheck
-from annotator.models.items import Item, Split
-from annotator.models.labels import Annotation, AuditEvent, Proposal, QueueEntry
+from annotator.models.items import ClassExample, Item, Split
+from annotator.models.labels import Annotation, AuditEvent, Flag, Proposal, QueueEntry
 from annotator.models.project_settings import ProjectSettings
 from annotator.models.projects import LabelClass, Membership, Project, Role
 from annotator.models.scoring import ScoringShard
@@ -15,6 +15,8 @@ __all__ = [
     "ApiToken",
     "AuditEvent",
     "Certificate",
+    "ClassExample",
+    "Flag",
     "Item",
     "Job",
     "LabelClass",

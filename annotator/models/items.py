@@ -1,7 +1,7 @@
 from django.conf import settings
 from django.db import models
 
-from annotator.models.projects import Project
+from annotator.models.projects import LabelClass, Project
 from annotator.models.work import Job
 
 
@@ -47,3 +47,19 @@ class Item(models.Model):
 
     def __str__(self) -> str:
         return f"{self.source_name} ({self.sha256[:8]})"
+
+
+class ClassExample(models.Model):
+    """An image that shows people what a class means. No random check, no test image: it is seen with its class."""
+
+    label_class = models.ForeignKey(LabelClass, on_delete=models.CASCADE, related_name="examples")
+    item = models.ForeignKey(Item, on_delete=models.CASCADE, related_name="+")
+    added_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("id",)
+        constraints = (models.UniqueConstraint(fields=["label_class", "item"], name="an_example_shows_a_class_once"),)
+
+    def __str__(self) -> str:
+        return f"item {self.item_id} shows {self.label_class}"

@@ -115,6 +115,13 @@ class Annotation(models.Model):
         max_length=16, blank=True, help_text="why the queue asked, kept for replay and undo"
     )
     reason_data = models.JSONField(default=dict, blank=True)
+    moved_by = models.ForeignKey(
+        "AuditEvent",
+        null=True,
+        on_delete=models.RESTRICT,
+        related_name="+",
+        help_text="the merge or split of classes that gave this answer its value; null: as it was given",
+    )
     supersedes = models.OneToOneField("self", null=True, on_delete=models.CASCADE, related_name="superseded_by")
     settles = models.ForeignKey(Proposal, null=True, on_delete=models.SET_NULL, related_name="annotations")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -161,6 +168,7 @@ class QueueEntry(models.Model):
         SECOND_OPINION = "second_opinion", "Second opinion"
         SUSPECT = "suspect", "Perhaps labelled wrongly"
         AUTOMATIC = "automatic", "Check of an automatic label"
+        CHOSEN = "chosen", "Chosen by a person"
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="queue")
     item = models.OneToOneField(Item, on_delete=models.CASCADE, related_name="queue_entry")
@@ -184,6 +192,34 @@ class QueueEntry(models.Model):
 
     def __str__(self) -> str:
         return f"#{self.rank} item {self.item_id} ({self.reason_code})"
+
+
+class Flag(models.Model):
+    """Somebody wants an image looked at again, and may say why. Taken down, it stays, with who did that and when."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="flags")
+    item = models.ForeignKey(Item, on_delete=models.CASCADE, related_name="flags")
+    raised_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    note = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    lowered_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    lowered_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("id",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=["item", "raised_by"],
+                condition=Q(lowered_at__isnull=True),
+                name="one_raised_flag_per_person_and_item",
+            ),
+        )
+        indexes = (
+            models.Index(fields=["project", "item"], condition=Q(lowered_at__isnull=True), name="raised_flags"),
+        )
+
+    def __str__(self) -> str:
+        return f"flag of {self.raised_by} on item {self.item_id}"
 
 
 class AuditEvent(models.Model):

@@ -63,6 +63,13 @@ class LabelClass(models.Model):
     description = models.TextField(blank=True)
     position = models.PositiveIntegerField(default=0)
     is_archived = models.BooleanField(default=False)
+    merged_into = models.ForeignKey(
+        "self",
+        null=True,
+        on_delete=models.SET_NULL,
+        related_name="merged",
+        help_text="archived because it is the same as this one: what still arrives for it counts there",
+    )
 
     class Meta:
         ordering = ("position", "id")
@@ -72,6 +79,9 @@ class LabelClass(models.Model):
                 fields=["project", "shortcut"],
                 condition=~Q(shortcut="") & Q(is_archived=False),
                 name="open_classes_have_different_shortcuts",
+            ),
+            models.CheckConstraint(
+                condition=Q(merged_into__isnull=True) | Q(is_archived=True), name="a_merged_class_is_archived"
             ),
         )
 

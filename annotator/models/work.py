@@ -5,7 +5,7 @@ from django.db.models import Q
 from annotator.models.projects import Project
 
 # Of these a project needs no more than one waiting and one running.
-COALESCED = ["embed", "refit", "train", "compare", "study", "back_test"]
+COALESCED = ["embed", "refit", "train", "compare", "study", "back_test", "map"]
 
 
 class Job(models.Model):
@@ -24,6 +24,8 @@ class Job(models.Model):
         STUDY = "study", "Study the answers"
         BACK_TEST = "back_test", "Back-test"
         EXPORT = "export", "Export"
+        GROUP = "group", "Group look-alikes"
+        MAP = "map", "Draw the map"
 
     class State(models.TextChoices):
         QUEUED = "queued", "Waiting"

@@ -48,3 +48,5 @@ from annotator.queries.progress import proposal_precision as proposal_precision
 from annotator.queries.progress import recent_jobs as recent_jobs
 from annotator.queries.progress import review_groups as review_groups
 from annotator.queries.progress import worker_state as worker_state
+from annotator.queries.vectors import Vectors as Vectors
+from annotator.queries.vectors import vectors as vectors

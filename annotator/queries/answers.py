@@ -135,6 +135,7 @@ def reason_text(entry: QueueEntry, class_names: dict[int, str]) -> str:
         QueueEntry.Reason.UNLIKE: "Unlike anything labelled so far",
         QueueEntry.Reason.RANDOM: "Picked at random",
         QueueEntry.Reason.RETURNED: "You took your answer back",
+        QueueEntry.Reason.CHOSEN: "Chosen by a person, who wants to know what it is",
     }[QueueEntry.Reason(entry.reason_code)]
 
 

@@ -113,6 +113,7 @@ def phase(project: Project) -> str:
         QueueEntry.Reason.SCARCE: "Looking for more of the class with the fewest answers",
         QueueEntry.Reason.RANDOM: "Random order, until the images are embedded",
         QueueEntry.Reason.RETURNED: "Back to what was taken back",
+        QueueEntry.Reason.CHOSEN: "Asking about images that somebody chose",
         QueueEntry.Reason.AUDIT: "Only random checks are left",
         QueueEntry.Reason.BASELINE: "The last images, in random order",
         QueueEntry.Reason.SECOND_OPINION: "Only second looks are left",
