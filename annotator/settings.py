@@ -87,6 +87,7 @@ MIDDLEWARE = [
     "csp.middleware.CSPMiddleware",
     "annotator.views.utf8_only",
     "django.contrib.sessions.middleware.SessionMiddleware",
+    "annotator.views.languages.PageLanguage",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
@@ -317,8 +318,13 @@ CELERY_BEAT_SCHEDULE_FILENAME = str(WINNOW_DATA / "broker" / "beat-schedule")
 # --- time, language, log ------------------------------------------------------------------------------------
 USE_TZ = True
 TIME_ZONE = "UTC"
-LANGUAGE_CODE = "en-us"
-USE_I18N = False
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", "English"), ("de", "Deutsch")]
+# The texts in other languages are in annotator/locale; `manage.py translations` keeps them in step.
+LOCALE_PATHS = [BASE_DIR / "annotator" / "locale"]
+LANGUAGE_COOKIE_NAME = "winnow_language"
+# Numbers in pages are also read by machines (attributes, forms): a point stays a point in every language.
+FORMAT_MODULE_PATH = ["annotator.locale"]
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -10,6 +10,7 @@ from annotator.views import (
     images,
     importing,
     labeling,
+    languages,
     projects,
     reviewing,
     rounds,
@@ -29,6 +30,7 @@ urlpatterns = [
     path("login/", accounts.login, name="login"),
     path("login/<str:uid>/<str:token>/", accounts.login_by_link, name="login-link"),
     path("logout/", accounts.logout, name="logout"),
+    path("language/", languages.choose, name="language"),
     path("tokens/", tokens.show, name="tokens"),
     path("tokens/<int:token_id>/revoke/", tokens.revoke, name="token-revoke"),
     # The project

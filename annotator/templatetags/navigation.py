@@ -6,6 +6,7 @@ from typing import Any
 from django import template
 from django.template import Context
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_noop
 
 from annotator import queries
 from annotator.access import LABEL, OWN, REVIEW, VIEW, allows, get_membership
@@ -15,13 +16,13 @@ register = template.Library()
 
 # Title, the name of the view, the role it needs, and every view during which the tab is the open one.
 TABS = (
-    ("Dashboard", "dashboard", VIEW, {"dashboard"}),
-    ("Label", "label", LABEL, {"label", "label-next", "label-undo"}),
-    ("Review", "review", REVIEW, {"review", "review-undo"}),
-    ("Training", "training", VIEW, {"training", "back-test", "job", "job-cancel"}),
-    ("Import", "import", OWN, {"import"}),
-    ("Export", "export", VIEW, {"export"}),
-    ("Settings", "project-settings", OWN, {"project-settings", "project-classes", "project-members"}),
+    (gettext_noop("Dashboard"), "dashboard", VIEW, {"dashboard"}),
+    (gettext_noop("Label"), "label", LABEL, {"label", "label-next", "label-undo"}),
+    (gettext_noop("Review"), "review", REVIEW, {"review", "review-undo"}),
+    (gettext_noop("Training"), "training", VIEW, {"training", "back-test", "job", "job-cancel"}),
+    (gettext_noop("Import"), "import", OWN, {"import"}),
+    (gettext_noop("Export"), "export", VIEW, {"export"}),
+    (gettext_noop("Settings"), "project-settings", OWN, {"project-settings", "project-classes", "project-members"}),
 )
 
 
@@ -47,7 +48,7 @@ def tabs(context: Context) -> list[Tab]:
     here = request.resolver_match.view_name if request.resolver_match else ""
     return [
         Tab(
-            title=title,
+            title=gettext(title),
             url=reverse(view, args=[project.pk]),
             is_current=here in views,
             counts=view == "review",

@@ -1,0 +1,55 @@
+"""In which language a person reads the pages: as chosen here, else as the browser asks for."""
+
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.middleware.locale import LocaleMiddleware
+from django.shortcuts import redirect, resolve_url
+from django.utils import translation
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.http import require_POST
+
+from annotator.errors import InvalidSettings
+
+YEAR_S = 365 * 24 * 3600
+
+
+class PageLanguage(LocaleMiddleware):
+    """Middleware: pages speak the reader's language, machines always get English."""
+
+    def process_request(self, request: HttpRequest) -> None:
+        if request.path.startswith(("/api/", "/health/", "/metrics")):
+            translation.activate(settings.LANGUAGE_CODE)
+            request.LANGUAGE_CODE = settings.LANGUAGE_CODE
+        else:
+            super().process_request(request)
+
+    def process_response(self, request: HttpRequest, response: Any) -> Any:
+        if request.path.startswith(("/api/", "/health/", "/metrics")):
+            return response
+        return super().process_response(request, response)
+
+
+@require_POST
+def choose(request: HttpRequest) -> HttpResponse:
+    """Keep a choice of language in this browser and go back to where it was made."""
+    from annotator.views import refused
+
+    wanted = request.POST.get("language", "")
+    if wanted not in dict(settings.LANGUAGES):
+        spoken = ", ".join(code for code, _ in settings.LANGUAGES)
+        return refused(request, InvalidSettings(f"language {wanted[:20]!r} is not one of {spoken}"))
+    back = request.POST.get("next", "")
+    is_here = url_has_allowed_host_and_scheme(back, {request.get_host()}, require_https=request.is_secure())
+    response = redirect(back if is_here else resolve_url("projects"))
+    response.status_code = 303
+    response.set_cookie(
+        settings.LANGUAGE_COOKIE_NAME,
+        wanted,
+        max_age=YEAR_S,
+        samesite="Lax",
+        httponly=True,
+        secure=settings.SESSION_COOKIE_SECURE,
+    )
+    return response
