@@ -57,6 +57,21 @@ def test_the_exif_orientation_turns_the_sides_and_the_thumbnail() -> None:
     assert small.getexif().get(0x0112, 1) == 1
 
 
+def test_what_is_larger_than_a_screen_gets_a_rendition_that_is_decoded_sooner() -> None:
+    found = inspect(picture(4000, 200, "JPEG"))
+    assert found.rendition is not None and found.rendition[1] == ".jpg"
+    assert Image.open(io.BytesIO(found.rendition[0])).size == (2048, 102)
+    assert inspect(picture(2048, 20, "JPEG")).rendition is None
+
+
+def test_a_large_image_with_holes_keeps_them() -> None:
+    out = io.BytesIO()
+    Image.new("RGBA", (3000, 40), (9, 9, 9, 100)).save(out, "PNG")
+    found = inspect(out.getvalue())
+    assert found.rendition is not None and found.rendition[1] == ".webp"
+    assert Image.open(io.BytesIO(found.rendition[0])).mode == "RGBA"
+
+
 def test_a_small_image_is_its_own_thumbnail() -> None:
     assert inspect(picture(256, 256)).thumbnail is None
 
