@@ -19,6 +19,8 @@ MAY_KNOW_DJANGO = {
     "doubting",
     "embedding",
     "forecasting",
+    "grouping",
+    "mapping",
     "previews",
     "refitting",
     "sharding",

@@ -15,6 +15,13 @@ from annotator.queries.answers import reason_text as reason_text
 from annotator.queries.answers import settled_value as settled_value
 from annotator.queries.answers import shows_hint as shows_hint
 from annotator.queries.answers import suggestion as suggestion
+from annotator.queries.groups import GroupedImages as GroupedImages
+from annotator.queries.groups import group_items as group_items
+from annotator.queries.groups import groupable_items as groupable_items
+from annotator.queries.groups import grouped_class as grouped_class
+from annotator.queries.groups import groups_file as groups_file
+from annotator.queries.groups import groups_of as groups_of
+from annotator.queries.groups import newest_grouping as newest_grouping
 from annotator.queries.learning import ANSWERS_TO_COMPARE as ANSWERS_TO_COMPARE
 from annotator.queries.learning import CHECKS_AT_LEAST as CHECKS_AT_LEAST
 from annotator.queries.learning import Measured as Measured
