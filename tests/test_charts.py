@@ -37,7 +37,7 @@ def test_a_chart_is_well_formed_and_stays_inside_its_frame() -> None:
     xml.dom.minidom.parseString(svg)
     assert all(0 <= x <= 320 for x in numbers(svg, "cx"))
     assert all(0 <= y <= 200 for y in numbers(svg, "cy"))
-    assert "newest on random checks: 84.0 % at 700 answers" in svg
+    assert "newest on random checks: 84.0\xa0% at 700 answers" in svg
 
 
 def test_a_higher_accuracy_is_drawn_higher() -> None:
@@ -47,7 +47,7 @@ def test_a_higher_accuracy_is_drawn_higher() -> None:
 
 def test_the_axis_begins_at_the_tenth_below_the_interval() -> None:
     svg = accuracy_chart([Estimate(40, 0.95, 0.83, 0.99, 40)], [])
-    assert re.findall(r'text-anchor="end">(\d+) %<', svg) == ["100", "90", "80"]
+    assert re.findall(r'text-anchor="end">(\d+)\xa0%<', svg) == ["100", "90", "80"]
 
 
 def test_a_perfect_and_a_hopeless_model_can_be_drawn() -> None:
@@ -75,7 +75,7 @@ def test_a_training_leaves_room_for_the_time_that_is_left() -> None:
     svg = training_chart(HISTORY, budget_s=240, width=412, height=200)
     xml.dom.minidom.parseString(svg)
     assert numbers(svg, "cx") == [225.0]  # half of the 350 between the margins of 50 and 12
-    assert 'aria-label="Accuracy on the random checks while it trains: 60 % after 2.0 minutes"' in svg
+    assert 'aria-label="Accuracy on the random checks while it trains: 60\xa0% after 2.0 minutes"' in svg
 
 
 @pytest.mark.parametrize("budget_s", [0.0, 1.2, 59.0, 300.0, 86400.0])

@@ -110,8 +110,8 @@ def test_the_report_is_a_table_for_everybody_who_may_look(compared: Job, login: 
     for shown in (
         "Recommended:",
         "“Taught on your own images” is right on 75 % of 40 random checks",
-        "75 %<br>",
-        "60 %–86 %",
+        "75\xa0%<br>",
+        "60\xa0%–86\xa0%",
         "Left out: there is no folder &lt;here&gt;",
         "Right on 40 answered random checks",
     ):

@@ -392,7 +392,7 @@ def test_times_are_said_as_people_plan(minutes: float, said: str) -> None:
         (None, 90, None, "most likely out of reach; at best after 90 answers"),
         (None, 0, None, "perhaps reached, most likely never"),
         (120, 40, 500, "40 to 500"),
-        (None, None, None, "out of reach: the curve levels off at about 93 %"),
+        (None, None, None, "out of reach: the curve levels off at about 93\xa0%"),
     ],
 )
 def test_the_answers_to_the_target_have_a_range(
@@ -446,20 +446,20 @@ def test_the_dashboard_tells_what_was_studied(login: Login, blobs: Blobs, model:
     forecast = study.result["forecast"]
     assert "What the next answers are worth" in page
     assert "as of 70 answers" in page
-    assert f"Learning curve: {100 * forecast['now']:.0f} % after 70 answers" in page
+    assert f"Learning curve: {100 * forecast['now']:.0f}\xa0% after 70 answers" in page
     shown = re.findall(
-        r'<td class="number">(\d+\.\d) %</td><td class="number">\d+ %–', page.split('id="forecast"', 1)[1]
+        r'<td class="number">(\d+\.\d)\xa0%</td><td class="number">\d+\s%–', page.split('id="forecast"', 1)[1]
     )
     gains = re.findall(r'<td class="number">(−?\d+\.\d) <span', page.split('id="forecast"', 1)[1])
     assert len(shown) == len(gains) + 1 > 1
     for then, gain in zip(shown[1:], gains, strict=True):
         assert float(then) - float(shown[0]) == pytest.approx(float(gain.replace("−", "-")))
-    assert f"Measured now: {100 * forecast['accuracy']:.1f} % of {CHECKS} random checks right" in page
+    assert f"Measured now: {100 * forecast['accuracy']:.1f}\xa0% of {CHECKS} random checks right" in page
     assert "24 answers chosen by close calls teach" in page
     assert "At your pace: 2.0 s an answer, the median of the last 100" in page
     assert "Open, less sure" in page
     assert re.search(r"Errors left <span class=\"hint\">as of [^<]+</span>", page)
-    assert "Intervals at 95 %" in page
+    assert "Intervals at 95\xa0%" in page
     assert "style=" not in page.split('id="forecast"', 1)[1].split("</section>", 1)[0]
 
 
@@ -520,7 +520,7 @@ def test_a_chart_begins_its_band_today() -> None:
             "ahead": [{"more": 100, "accuracy": 0.9}],
         }
     )  # fmt: skip
-    assert "Learning curve: 80 % after 100 answers; 90 % expected after 100 more" in drawn
+    assert "Learning curve: 80\xa0% after 100 answers; 90\xa0% expected after 100 more" in drawn
     band = drawn.split('class="band" points="')[1].split('"')[0].split()
     assert len(band) == 4
     assert {point.split(",")[0] for point in band} == {"359.0", "668.0"}  # at 100 and at 200 answers
@@ -565,7 +565,7 @@ def test_the_gain_is_one_sentence() -> None:
     }  # fmt: skip
     found = forecasting.Outlook(None, {}, {}, gain, None, "", "early")
     assert gain_sentence(found) == (
-        "57 answers chosen by close calls teach 93 %, 57 at random 89 %: +4 points (−1.0 to 9)."
+        "57 answers chosen by close calls teach 93\xa0%, 57 at random 89\xa0%: +4 points (−1.0 to 9)."
         " They teach as much as 110 random ones would."
     )
 

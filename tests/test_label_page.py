@@ -173,7 +173,7 @@ def test_no_hint_on_a_random_check_even_where_suggestions_are_shown(
     part = client.post(reverse("label-next", args=[project.pk]), **SCRIPTED).content.decode()
     of_asked, of_check = part.split(f'data-item="{check.pk}"')
     assert "Close call: cat or dog" in of_asked
-    assert "model's guess: <strong>cat</strong>, 60 %" in of_asked
+    assert "model's guess: <strong>cat</strong>, 60\xa0%" in of_asked
     assert "guess" not in of_check.split("</article>")[0]
     post_answer(client, project, asked, f"class:{cat.pk}", fields={"suggestion_shown": "False"})
     post_answer(client, project, check, f"class:{cat.pk}", fields={"suggestion_shown": "True"})
@@ -186,7 +186,7 @@ def test_the_progress_names_the_model_and_its_accuracy(
     part = at_the_desk.get(reverse("label", args=[project.pk]), **SCRIPTED).content.decode()
     assert "<html" not in part
     assert "Model 1, from 20 answers" in part
-    assert "90 %" in part and "77 to 96 %" in part
+    assert "90\xa0%" in part and "77 to 96 %" in part
     assert 'data-model="1"' in part
 
 
@@ -265,4 +265,4 @@ def test_keys_are_given_once_and_never_the_pages_own(project: Project, alice: Us
 
 
 def test_a_rate_never_rounds_up_to_certainty() -> None:
-    assert [percent(rate) for rate in (0.0, 0.904, 0.996, 1.0)] == ["0 %", "90 %", ">99 %", "100 %"]
+    assert [percent(rate) for rate in (0.0, 0.904, 0.996, 1.0)] == ["0\xa0%", "90\xa0%", ">99\xa0%", "100\xa0%"]

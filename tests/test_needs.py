@@ -786,7 +786,7 @@ def test_the_dashboard_says_what_was_asked_for_and_what_was_served(
     shown = login(alice).get(f"/projects/{project.pk}/").content.decode()
     panel = shown[shown.index('id="needs"') :].split("</section>")[0]
     by_title = {row.title: row for row in login(alice).get(f"/projects/{project.pk}/").context["needs"]}
-    assert (by_title["Random checks"].share, by_title["Random checks"].served) == ("20 %", "20.0 %")
+    assert (by_title["Random checks"].share, by_title["Random checks"].served) == ("20\xa0%", "20.0\xa0%")
     assert by_title["Random images to compare with"].count == 2
     assert "last 20 answers" in panel
     assert "Switched off." in panel

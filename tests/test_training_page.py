@@ -40,7 +40,7 @@ def test_models_are_listed_with_the_estimate_from_random_checks(
     login: Login, vera: User, project: Project, model: ModelVersion
 ) -> None:
     page = login(vera).get(f"/projects/{project.pk}/training/").text
-    assert "90 % (77 %–96 %)" in page
+    assert "90\xa0% (77\xa0%–96\xa0%)" in page
     assert "Label spreading" in page
     assert "On test labels" not in page
 
@@ -138,7 +138,7 @@ def test_a_running_training_is_drawn_until_it_is_over(login: Login, carol: User,
     headers = {"HX-Request": "true", "HX-Target": "network"}
     part = client.get(url, headers=headers)
     assert part.status_code == 200
-    for shown in ("SimMatch", "60 s left", "70 % after 1.3 minutes", 'class="trend"', f"/jobs/{job.pk}/cancel/"):
+    for shown in ("SimMatch", "60 s left", "70\xa0% after 1.3 minutes", 'class="trend"', f"/jobs/{job.pk}/cancel/"):
         assert shown in part.text
     assert 'name="trainer"' not in part.text, "one at a time"
     assert "/cancel/" not in login(vera).get(url, headers=headers).text
@@ -157,7 +157,7 @@ def test_what_came_of_a_training_stands_beside_the_plain_baseline(login: Login, 
             "it is right on 36 of 40 random checks, the model before on 38",
             "This network: SimMatch",
             "Logistic regression, the plain baseline",
-            "90 % (77 %–96 %)",
+            "90\xa0% (77\xa0%–96\xa0%)",
             "SimMatch, as asked for. It stopped because the time is over.",
         ):
             assert shown in page

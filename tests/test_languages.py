@@ -1,0 +1,94 @@
+"""Pages in the reader's language: every text is marked, every marked text is translated."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.core.management import call_command
+from django.template.base import DebugLexer, TokenType
+from django.test import Client
+
+from annotator.models import Project
+
+TEMPLATES = sorted((settings.BASE_DIR / "templates").rglob("*.html"))
+# Attributes that people read or hear.
+SPOKEN = re.compile(r"""\s(?:title|alt|placeholder|aria-label|aria-description|content)="([^"]*)\"""")
+# Said the same in every language.
+NAMES = re.compile(
+    r"\b(?:Winnow|API|CSV|JSON Lines|JSON|ONNX|PNG|JPEG|px|MB|GB|s|min|h|kB|F1|ECE"
+    r"|width=device-width, initial-scale=1|light dark)\b|&\w+;"
+)
+
+
+def unmarked(source: str) -> list[str]:
+    """Texts of a template that no translation reaches, a piece each."""
+    found, inside, plain = [], "", ""
+    for token in DebugLexer(source).tokenize():
+        if token.token_type == TokenType.BLOCK:
+            word = token.contents.split()[0]
+            if word in ("blocktranslate", "comment", "verbatim"):
+                inside = word
+            elif word in ("endblocktranslate", "endcomment", "endverbatim"):
+                inside = ""
+        # What a tag or a variable gives is somebody else's business; it parts the text around it.
+        plain += token.contents if token.token_type == TokenType.TEXT and not inside else "\x00"
+    plain = re.sub(r"<(script|style|code|pre)\b.*?</\1>|<!--.*?-->", "", plain, flags=re.S)
+    for piece in [*SPOKEN.findall(plain), *re.split(r"<[^>]*>|\x00", plain)]:
+        piece = " ".join(re.sub(r"\x00", " ", piece).split())
+        if re.search(r"[A-Za-z]{2}", NAMES.sub("", piece)):
+            found.append(piece)
+    return found
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=[str(path.relative_to(settings.BASE_DIR)) for path in TEMPLATES])
+def test_every_text_of_a_template_is_marked_for_translation(path: Path) -> None:
+    assert unmarked(path.read_text()) == []
+
+
+def test_a_text_nobody_marked_is_found() -> None:
+    page = '{% if x %}<p title="Hello there">One {{ n }} two</p>{% endif %}{% translate "fine" %}'
+    assert unmarked(page) == ["Hello there", "One", "two"]
+
+
+def test_every_marked_text_is_translated() -> None:
+    call_command("translations", "--check", verbosity=0)
+
+
+@pytest.mark.django_db
+def test_a_page_speaks_the_language_the_browser_asks_for(client: Client) -> None:
+    german = client.get("/login/", headers={"accept-language": "de-AT,de;q=0.9"}).content.decode()
+    assert '<html lang="de">' in german and "Zum Inhalt springen" in german
+    english = client.get("/login/", headers={"accept-language": "fr"}).content.decode()
+    assert '<html lang="en">' in english and "Skip to the content" in english
+
+
+@pytest.mark.django_db
+def test_a_chosen_language_outweighs_the_browsers(client: Client) -> None:
+    answer = client.post("/language/", {"language": "de", "next": "/login/"})
+    assert (answer.status_code, answer.url) == (303, "/login/")  # type: ignore[attr-defined]
+    assert '<html lang="de">' in client.get("/login/", headers={"accept-language": "en"}).content.decode()
+
+
+@pytest.mark.django_db
+def test_a_language_that_is_not_spoken_is_refused_and_named(client: Client) -> None:
+    answer = client.post("/language/", {"language": "tlh"})
+    assert answer.status_code == 422
+    assert "tlh" in answer.content.decode() and "en, de" in answer.content.decode()
+    assert client.get("/language/").status_code == 405
+
+
+@pytest.mark.django_db
+def test_choosing_a_language_leads_nowhere_else(client: Client) -> None:
+    answer = client.post("/language/", {"language": "de", "next": "https://elsewhere.example/"})
+    assert answer.url == "/"  # type: ignore[attr-defined]
+
+
+def test_machines_are_answered_in_english(client: Client, alice: User, project: Project) -> None:
+    client.force_login(alice)
+    asked: dict[str, Any] = {"headers": {"accept-language": "de"}}
+    answer = client.get(f"/api/v1/projects/{project.pk + 999}/", **asked)
+    assert "there is no project" in answer.json()["error"]["message"]
+    assert "Content-Language" not in answer.headers
