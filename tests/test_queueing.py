@@ -206,7 +206,7 @@ def test_the_audit_reason_gives_no_hint(project: Project, bob: User) -> None:
 @pytest.mark.parametrize(
     ("code", "reason_data", "sentence", "is_hint"),
     [
-        ("unsure", {"classes": [[1, 0.384], [2, 0.3]]}, "Unsure: cat is likeliest, at 38 %", True),
+        ("unsure", {"classes": [[1, 0.384], [2, 0.3]]}, "Unsure: cat is likeliest, at 38\xa0%", True),
         ("scarce", {"class": 2}, "Looking for more of dog, which has the fewest answers", True),
         ("disputed", {}, "Disputed: the answers so far can be read in different ways", False),
         ("unlike", {}, "Unlike anything labelled so far", False),

@@ -1,7 +1,5 @@
 """Questions about a project. Nothing here writes; every function says how many queries it makes when it is not one."""
 
-from annotator.queries.answers import ASKED_AGAIN as ASKED_AGAIN
-from annotator.queries.answers import BLIND as BLIND
 from annotator.queries.answers import class_balance as class_balance
 from annotator.queries.answers import counted_answers as counted_answers
 from annotator.queries.answers import current_annotation as current_annotation
@@ -11,10 +9,11 @@ from annotator.queries.answers import is_disputed as is_disputed
 from annotator.queries.answers import open_classes as open_classes
 from annotator.queries.answers import other_holders as other_holders
 from annotator.queries.answers import pool_counts as pool_counts
-from annotator.queries.answers import reason_text as reason_text
 from annotator.queries.answers import settled_value as settled_value
-from annotator.queries.answers import shows_hint as shows_hint
-from annotator.queries.answers import suggestion as suggestion
+from annotator.queries.evidence import Evidence as Evidence
+from annotator.queries.evidence import Example as Example
+from annotator.queries.evidence import evidence as evidence
+from annotator.queries.evidence import shows_examples as shows_examples
 from annotator.queries.groups import GroupedImages as GroupedImages
 from annotator.queries.groups import group_items as group_items
 from annotator.queries.groups import groupable_items as groupable_items
@@ -55,5 +54,11 @@ from annotator.queries.progress import proposal_precision as proposal_precision
 from annotator.queries.progress import recent_jobs as recent_jobs
 from annotator.queries.progress import review_groups as review_groups
 from annotator.queries.progress import worker_state as worker_state
+from annotator.queries.reasons import ASKED_AGAIN as ASKED_AGAIN
+from annotator.queries.reasons import BLIND as BLIND
+from annotator.queries.reasons import is_blind as is_blind
+from annotator.queries.reasons import reason_text as reason_text
+from annotator.queries.reasons import shows_hint as shows_hint
+from annotator.queries.reasons import suggestion as suggestion
 from annotator.queries.vectors import Vectors as Vectors
 from annotator.queries.vectors import vectors as vectors

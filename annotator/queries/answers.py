@@ -17,18 +17,7 @@ from annotator.models import (
     QueueEntry,
     Split,
 )
-
-# An answer to these is worth something because whoever gives it was told nothing.
-BLIND = (
-    QueueEntry.Reason.AUDIT,
-    QueueEntry.Reason.SECOND_OPINION,
-    QueueEntry.Reason.SUSPECT,
-    QueueEntry.Reason.AUTOMATIC,
-)
-# These ask about an image that has an answer, of somebody else or of the same person.
-ASKED_AGAIN = (QueueEntry.Reason.SECOND_OPINION, QueueEntry.Reason.SUSPECT)
-# Said of both: who learns that a label is suspected looks at the image with other eyes.
-SECOND_LOOK = "A second look at an image that was answered before; you answer it afresh"
+from annotator.queries.reasons import ASKED_AGAIN
 
 
 def open_classes(project: Project) -> list[LabelClass]:
@@ -107,52 +96,6 @@ def _settled(task_type: Any, counted: list[Annotation]) -> tuple[dict[str, Any] 
     if agree > against:
         return value, False
     return None, against > max(Counter(json.dumps(each, sort_keys=True) for each in labels).values(), default=0)
-
-
-def reason_text(entry: QueueEntry, class_names: dict[int, str]) -> str:
-    """Why this image, in words a person understands."""
-    if entry.reason_code == QueueEntry.Reason.CLOSE_CALL:
-        named = [class_names.get(class_id, "an archived class") for class_id, _ in entry.reason_data["classes"]]
-        return f"Close call: {named[0]} or {named[1]}"
-    if entry.reason_code == QueueEntry.Reason.UNSURE:
-        class_id, prob = entry.reason_data["classes"][0]
-        return f"Unsure: {class_names.get(class_id, 'an archived class')} is likeliest, at {100 * prob:.0f} %"
-    if entry.reason_code == QueueEntry.Reason.SCARCE:
-        name = class_names.get(entry.reason_data["class"], "an archived class")
-        return f"Looking for more of {name}, which has the fewest answers"
-    if entry.reason_code == QueueEntry.Reason.SECOND_OPINION:
-        people = entry.reason_data.get("people", 0)
-        if people:  # and not a word of what they said
-            return f"{'Two' if people == 2 else people} people disagreed about this image; you decide afresh"
-        return SECOND_LOOK
-    return {
-        QueueEntry.Reason.AUDIT: "Random check: measures how good the model is, so no hints",
-        QueueEntry.Reason.BASELINE: "Picked at random, to compare the order of the questions with",
-        QueueEntry.Reason.SUSPECT: SECOND_LOOK,
-        QueueEntry.Reason.AUTOMATIC: "Check of automatic labels: measures how often they are right, so no hints",
-        QueueEntry.Reason.TYPICAL: "Typical of many images like it, none of them labelled yet",
-        QueueEntry.Reason.DISPUTED: "Disputed: the answers so far can be read in different ways",
-        QueueEntry.Reason.UNLIKE: "Unlike anything labelled so far",
-        QueueEntry.Reason.RANDOM: "Picked at random",
-        QueueEntry.Reason.RETURNED: "You took your answer back",
-        QueueEntry.Reason.CHOSEN: "Chosen by a person, who wants to know what it is",
-    }[QueueEntry.Reason(entry.reason_code)]
-
-
-def shows_hint(entry: QueueEntry, project: Project) -> bool:
-    """Whether the page tells the person what the model thinks of this item. Never for random checks."""
-    if entry.reason_code in BLIND:
-        return False
-    naming = (QueueEntry.Reason.CLOSE_CALL, QueueEntry.Reason.UNSURE, QueueEntry.Reason.SCARCE)
-    return entry.reason_code in naming or suggestion(entry, project) is not None
-
-
-def suggestion(entry: QueueEntry, project: Project) -> tuple[int, float] | None:
-    """The model's best guess (class id, probability) where the project shows it; never for random checks."""
-    if not project.settings.show_suggestions or entry.item.split == Split.AUDIT or entry.reason_code in BLIND:
-        return None
-    classes = entry.reason_data.get("classes")
-    return (classes[0][0], classes[0][1]) if classes else None
 
 
 def pool_counts(project: Project) -> dict[str, dict[str, int]]:

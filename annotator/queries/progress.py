@@ -21,8 +21,9 @@ from annotator.models import (
     QueueEntry,
     Split,
 )
-from annotator.queries.answers import BLIND, pool_counts
+from annotator.queries.answers import pool_counts
 from annotator.queries.learning import Measured, current_model, measured
+from annotator.queries.reasons import BLIND
 
 
 @dataclass(frozen=True)

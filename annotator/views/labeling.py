@@ -34,6 +34,15 @@ class Suggestion:
 
 
 @dataclass(frozen=True)
+class NamedExample:
+    """A labelled image that speaks for the reason, with the name of its class."""
+
+    item_id: int
+    name: str
+    is_tiny: bool
+
+
+@dataclass(frozen=True)
 class Card:
     """One held item as the page shows it. ``is_returned``: its answer was just taken back, so it comes first;
     ``is_due``: it comes right behind the image on the desk, before what is held already."""
@@ -42,6 +51,8 @@ class Card:
     item: Item
     reason: str
     suggestion: Suggestion | None
+    examples: list[NamedExample]
+    evidence_said: str
     is_tiny: bool
     is_returned: bool
     is_due: bool
@@ -155,7 +166,9 @@ def _read_uuid(raw: str | None) -> uuids.UUID:
 def _hint_was_shown(project: Project, item_id: int) -> bool:
     """Whether this page showed a hint with the item: computed here, never taken from the browser's word."""
     entry = QueueEntry.objects.select_related("item").filter(project=project, item_id=item_id).first()
-    return entry is not None and queries.shows_hint(entry, project)
+    if entry is None:
+        return False
+    return queries.shows_hint(entry, project) or queries.shows_examples(project, entry)
 
 
 def _next(
@@ -214,17 +227,28 @@ def _context(
 
 def _cards(project: Project, entries: Iterable[QueueEntry], returned: Annotation | None) -> list[Card]:
     names = {each.pk: each.name for each in project.classes.all()}
-    cards = [_card(project, entry, names, returned) for entry in entries]
+    entries = list(entries)
+    spoken = queries.evidence(project, entries)
+    cards = [_card(project, entry, names, spoken.get(entry.item_id), returned) for entry in entries]
     return sorted(cards, key=lambda card: not card.is_returned)
 
 
-def _card(project: Project, entry: QueueEntry, names: dict[int, str], returned: Annotation | None) -> Card:
+def _card(
+    project: Project,
+    entry: QueueEntry,
+    names: dict[int, str],
+    spoken: queries.Evidence | None,
+    returned: Annotation | None,
+) -> Card:
     guess = queries.suggestion(entry, project)
+    examples = spoken.examples if spoken else ()
     return Card(
         entry=entry,
         item=entry.item,
         reason=queries.reason_text(entry, names),
         suggestion=Suggestion(guess[0], names[guess[0]], percent(guess[1])) if guess and guess[0] in names else None,
+        examples=[NamedExample(each.item.pk, names[each.class_id], is_tiny(each.item)) for each in examples],
+        evidence_said=spoken.sentence if spoken else "",
         is_tiny=is_tiny(entry.item),
         is_returned=returned is not None and entry.item_id == returned.item_id,
         is_due=entry.reason_code in shares.NEEDS,
