@@ -7,6 +7,7 @@ from annotator.views import (
     backtesting,
     dashboard,
     exporting,
+    flagging,
     images,
     importing,
     labeling,
@@ -61,6 +62,8 @@ urlpatterns = [
     # Review
     path(f"{project}review/", reviewing.show, name="review"),
     path(f"{project}review/undo/", reviewing.undo, name="review-undo"),
+    path(f"{project}flags/", flagging.show, name="flags"),
+    path(f"{project}items/<int:item_id>/flag/", flagging.toggle, name="item-flag"),
     path(f"{project}suspects/", suspecting.show, name="suspects"),
     path(f"{project}suspects/download/", suspecting.download, name="suspects-download"),
     # Export

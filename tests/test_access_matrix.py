@@ -18,7 +18,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from annotator.access import LABEL, OWN, REVIEW, VIEW, allows
 from annotator.actions import projects, tokens
-from annotator.models import Item, Job, Membership, ModelVersion, Project, Proposal, Role, Round
+from annotator.models import Flag, Item, Job, Membership, ModelVersion, Project, Proposal, Role, Round
 from tests.cast import make_item
 
 ANYBODY = "anybody"  # nobody has to be logged in
@@ -58,6 +58,8 @@ PAGES: dict[str, dict[str, str]] = {
     "back-test-download": {"GET": VIEW},
     "review": {"GET": REVIEW, "POST": REVIEW},
     "review-undo": {"POST": REVIEW},
+    "flags": {"GET": REVIEW, "POST": REVIEW},
+    "item-flag": {"POST": LABEL},
     "suspects": {"GET": REVIEW, "POST": REVIEW},
     "suspects-download": {"GET": REVIEW},
     "export": {"GET": VIEW},
@@ -103,6 +105,9 @@ API: dict[str, dict[str, str]] = {
     "api-proposals": {"GET": REVIEW},
     "api-proposals-decide": {"POST": REVIEW},
     "api-proposals-undo": {"POST": REVIEW},
+    "api-flags": {"GET": REVIEW},
+    "api-flag-lower": {"POST": REVIEW},
+    "api-item-flag": {"POST": LABEL, "DELETE": LABEL},
     "api-suspects": {"GET": REVIEW},
     "api-gate": {"GET": VIEW},
     "api-certificates": {"GET": VIEW},
@@ -119,7 +124,7 @@ WITH_THINGS = (
     "item-image", "item-thumbnail", "job", "job-cancel", "api-item", "api-item-image", "api-item-thumbnail", "api-job",
     "api-job-cancel", "api-class", "api-class-archive", "export-model-download", "api-export-model-download",
     "cancel-round", "api-round-cancel",
-    "back-test-download", "api-back-test",
+    "back-test-download", "api-back-test", "item-flag", "api-item-flag", "api-flag-lower",
 )  # fmt: skip
 # A POST without a body may be incomplete (422) or come at the wrong time (409): the door was open all the same.
 LET_IN = {200, 201, 202, 204, 303, 409, 422}
@@ -196,6 +201,7 @@ def _things(project: Project, seed: int) -> dict[str, Any]:
         "class_id": label_class.pk,
         "job_id": job.pk,
         "round_id": _round(project).pk,
+        "flag_id": Flag.objects.create(project=project, item=item).pk,
     }
 
 
@@ -314,9 +320,8 @@ def test_a_thing_of_another_project_is_404_here(name: str, world: World, ask: Ca
 
 
 def test_every_address_with_a_thing_is_asked_for_a_foreign_one() -> None:
-    with_things = {
-        place.name for place in addresses() if place.arguments & {"item_id", "job_id", "class_id", "round_id"}
-    }
+    things = {"item_id", "job_id", "class_id", "round_id", "flag_id"}
+    with_things = {place.name for place in addresses() if place.arguments & things}
     assert with_things == set(WITH_THINGS)
 
 

@@ -8,6 +8,7 @@ from annotator.api import (
     certifying,
     elsewhere,
     exporting,
+    flagging,
     forecasting,
     importing,
     items,
@@ -66,6 +67,9 @@ urlpatterns = [
     path(f"{project}proposals/", reviewing.Proposals.as_view(), name="api-proposals"),
     path(f"{project}proposals/decide/", reviewing.ProposalsDecide.as_view(), name="api-proposals-decide"),
     path(f"{project}proposals/undo/", reviewing.ProposalsUndo.as_view(), name="api-proposals-undo"),
+    path(f"{project}flags/", flagging.Flags.as_view(), name="api-flags"),
+    path(f"{project}flags/<int:flag_id>/lower/", flagging.FlagLower.as_view(), name="api-flag-lower"),
+    path(f"{project}items/<int:item_id>/flag/", flagging.ItemFlag.as_view(), name="api-item-flag"),
     path(f"{project}suspects/", suspecting.Suspects.as_view(), name="api-suspects"),
     # Accept unseen
     path(f"{project}gate/", certifying.Gate.as_view(), name="api-gate"),

@@ -21,6 +21,9 @@ from annotator.queries.groups import grouped_class as grouped_class
 from annotator.queries.groups import groups_file as groups_file
 from annotator.queries.groups import groups_of as groups_of
 from annotator.queries.groups import newest_grouping as newest_grouping
+from annotator.queries.flags import flagged_by as flagged_by
+from annotator.queries.flags import flagged_items as flagged_items
+from annotator.queries.flags import raised_flags as raised_flags
 from annotator.queries.learning import ANSWERS_TO_COMPARE as ANSWERS_TO_COMPARE
 from annotator.queries.learning import CHECKS_AT_LEAST as CHECKS_AT_LEAST
 from annotator.queries.learning import Measured as Measured
