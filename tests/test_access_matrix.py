@@ -33,6 +33,7 @@ PAGES: dict[str, dict[str, str]] = {
     "login": {"GET": ANYBODY, "POST": ANYBODY},
     "login-link": {"GET": ANYBODY, "POST": ANYBODY},
     "logout": {"POST": ANYBODY},
+    "language": {"POST": ANYBODY},
     "tokens": {"GET": ACCOUNT, "POST": ACCOUNT},
     "token-revoke": {"POST": ACCOUNT},
     "project-create": {"GET": ACCOUNT, "POST": ACCOUNT},
