@@ -15,7 +15,7 @@ from django.core.files.storage import default_storage
 from annotator import algorithms, jobs, queries
 from annotator.errors import InvalidImport, InvalidSettings
 from annotator.models import Item, Job, ModelVersion, Project, Split
-from ml_worker import encoders, looks, neighbours, sharding, snapshot
+from ml_worker import encoders, looks, mapping, neighbours, sharding, snapshot
 from ml_worker.encoding import NotFinite, check_finite, encode, with_time_left
 from ml_worker.images import DecodedPool, Images, Selection, UnreadableImage, decode, training_px
 from ml_worker.nets import Network, load_network
@@ -85,6 +85,7 @@ def run(run: jobs.Run) -> None:
     Job.objects.filter(pk=run.job.pk).update(result=run.job.result)
     _prune(project, keep=name, sizes={image_px, encoder_px})
     jobs.enqueue(project, Job.Kind.REFIT)
+    mapping.follow(project, len(item_ids))
 
 
 def _was_overtaken(job: Job, network: tuple[Network, int, Path] | None) -> bool:

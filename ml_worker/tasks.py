@@ -9,7 +9,18 @@ from celery import shared_task
 from annotator import jobs
 from annotator.actions import importing
 from annotator.models import Job
-from ml_worker import backtesting, comparing, embedding, grouping, refitting, sharding, studying, take_home, training
+from ml_worker import (
+    backtesting,
+    comparing,
+    embedding,
+    grouping,
+    mapping,
+    refitting,
+    sharding,
+    studying,
+    take_home,
+    training,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +36,7 @@ STEPS: dict[str, Callable[[jobs.Run], None]] = {
     Job.Kind.STUDY: studying.run,
     Job.Kind.BACK_TEST: backtesting.run,
     Job.Kind.EXPORT: take_home.run,
+    Job.Kind.MAP: mapping.run,
     Job.Kind.GROUP: grouping.run,
 }
 

@@ -14,6 +14,9 @@ from annotator.queries.evidence import Evidence as Evidence
 from annotator.queries.evidence import Example as Example
 from annotator.queries.evidence import evidence as evidence
 from annotator.queries.evidence import shows_examples as shows_examples
+from annotator.queries.flags import flagged_by as flagged_by
+from annotator.queries.flags import flagged_items as flagged_items
+from annotator.queries.flags import raised_flags as raised_flags
 from annotator.queries.groups import GroupedImages as GroupedImages
 from annotator.queries.groups import group_items as group_items
 from annotator.queries.groups import groupable_items as groupable_items
@@ -21,9 +24,6 @@ from annotator.queries.groups import grouped_class as grouped_class
 from annotator.queries.groups import groups_file as groups_file
 from annotator.queries.groups import groups_of as groups_of
 from annotator.queries.groups import newest_grouping as newest_grouping
-from annotator.queries.flags import flagged_by as flagged_by
-from annotator.queries.flags import flagged_items as flagged_items
-from annotator.queries.flags import raised_flags as raised_flags
 from annotator.queries.learning import ANSWERS_TO_COMPARE as ANSWERS_TO_COMPARE
 from annotator.queries.learning import CHECKS_AT_LEAST as CHECKS_AT_LEAST
 from annotator.queries.learning import Measured as Measured
@@ -43,6 +43,10 @@ from annotator.queries.learning import newest_preview as newest_preview
 from annotator.queries.learning import newest_study as newest_study
 from annotator.queries.learning import newest_training as newest_training
 from annotator.queries.learning import proposed_by_names as proposed_by_names
+from annotator.queries.map import ImageMap as ImageMap
+from annotator.queries.map import image_map as image_map
+from annotator.queries.map import items_inside as items_inside
+from annotator.queries.map import polygon as polygon
 from annotator.queries.progress import CurvePoint as CurvePoint
 from annotator.queries.progress import LabelProgress as LabelProgress
 from annotator.queries.progress import accuracy_curve as accuracy_curve
