@@ -7,6 +7,7 @@ from annotator.views import (
     backtesting,
     dashboard,
     exporting,
+    guide,
     flagging,
     images,
     importing,
@@ -52,6 +53,7 @@ urlpatterns = [
     path(f"{project}label/next/", labeling.start, name="label-next"),
     path(f"{project}label/undo/", labeling.undo, name="label-undo"),
     path(f"{project}label/renew/", labeling.renew, name="label-renew"),
+    path(f"{project}guide/", guide.show, name="guide"),
     # Learn
     path(f"{project}training/", training.show, name="training"),
     path(f"{project}training/preview/", training.preview, name="training-preview"),

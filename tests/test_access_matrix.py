@@ -51,6 +51,7 @@ PAGES: dict[str, dict[str, str]] = {
     "label-next": {"POST": LABEL},
     "label-undo": {"POST": LABEL},
     "label-renew": {"POST": LABEL},
+    "guide": {"GET": VIEW},
     "training": {"GET": VIEW, "POST": REVIEW},
     "training-preview": {"GET": VIEW},
     "job": {"GET": VIEW},

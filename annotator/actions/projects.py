@@ -29,7 +29,7 @@ PALETTE = (
 )  # fmt: skip
 SHORTCUTS = "1234567890"
 # Keys the pages keep for themselves: accept (reviewing), skip, none of these, undo, help, zoom (labelling).
-PAGE_KEYS = set("asxz?/+-")
+PAGE_KEYS = set("agsxz?/+-")
 NAME_AT_MOST = 120
 # What certificates and rounds are about: what a model said of the way there holds for these settings alone.
 PROMISED = ("target_precision", "certificate_confidence", "threshold_per_class")

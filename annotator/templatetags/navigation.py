@@ -17,7 +17,7 @@ register = template.Library()
 # Title, the name of the view, the role it needs, and every view during which the tab is the open one.
 TABS = (
     (gettext_noop("Dashboard"), "dashboard", VIEW, {"dashboard"}),
-    (gettext_noop("Label"), "label", LABEL, {"label", "label-next", "label-undo"}),
+    (gettext_noop("Label"), "label", LABEL, {"label", "label-next", "label-undo", "guide"}),
     (gettext_noop("Review"), "review", REVIEW, {"review", "review-undo"}),
     (gettext_noop("Training"), "training", VIEW, {"training", "back-test", "job", "job-cancel"}),
     (gettext_noop("Import"), "import", OWN, {"import"}),
