@@ -12,7 +12,17 @@ from django.db import IntegrityError, transaction
 from django.test import Client
 from django.utils import timezone
 
-from annotator.actions import certifying, exporting, labeling, projects, proposing, queueing, reviewing, training
+from annotator.actions import (
+    certifying,
+    classes,
+    exporting,
+    labeling,
+    projects,
+    proposing,
+    queueing,
+    reviewing,
+    training,
+)
 from annotator.actions.gate import given_back
 from annotator.errors import Conflict, InvalidSettings
 from annotator.models import (
@@ -347,7 +357,7 @@ def test_it_leaves_as_accepted_unseen_with_its_certificate(opened: Rigged) -> No
 
 
 def test_an_archived_class_takes_its_unseen_labels_along(opened: Rigged) -> None:
-    projects.archive_class(label_class=opened.dog, actor=opened.alice, archived=True)
+    classes.archive_class(label_class=opened.dog, actor=opened.alice, archived=True)
     assert not Proposal.objects.filter(state="auto_accepted", label_class=opened.dog).exists()
     assert opened.accepted()
 
@@ -670,7 +680,7 @@ def test_a_reviewer_looks_through_what_is_unseen_on_the_review_page(opened: Rigg
 def test_the_export_page_says_what_nobody_looked_at(opened: Rigged, login: Login) -> None:
     page = shown(login(opened.alice), f"/projects/{opened.project.pk}/export/")
     assert f'Accepted automatically <span class="count">{opened.accepted()}</span>' in page
-    assert "With 80 % confidence at least 80 %" in page
+    assert "With 80\xa0% confidence at least 80\xa0%" in page
 
 
 # --- programs -----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from annotator.actions import exporting, labeling, projects, reviewing
+from annotator.actions import classes, exporting, labeling, projects, reviewing
 from annotator.actions.exporting import DEFAULT_INCLUDE, INCLUDE
 from annotator.actions.importing import start_upload_import
 from annotator.models import Annotation, Certificate, Item, LabelClass, Look, ModelVersion, Project, Proposal
@@ -204,7 +204,7 @@ def test_an_archived_class_keeps_its_labels(
     project: Project, items: list[Item], answer: Answer, alice: User, bob: User, cat: LabelClass
 ) -> None:
     answer(bob, items[0], cat)
-    projects.archive_class(label_class=cat, actor=alice, archived=True)
+    classes.archive_class(label_class=cat, actor=alice, archived=True)
     assert exported(project)[items[0].pk]["label"] == "cat"
 
 
@@ -331,7 +331,7 @@ def test_an_exported_zip_comes_back_as_the_same_project(
 def test_hostile_names_come_back_through_a_csv_table(project: Project, alice: User, bob: User, answer: Answer) -> None:
     names = ["=cmd|'/c calc'!A1", "a,b;c", 'say "hi"', "naïve 犬", "x/y", "'quoted", "-1"]
     for number, name in enumerate(names):
-        label_class = projects.add_class(project=project, actor=alice, name=name)
+        label_class = classes.add_class(project=project, actor=alice, name=name)
         answer(bob, make_item(project, number), label_class)
     content = b"".join(exporting.export(project=project, format_name="csv", include=["human"]))
     assert b"\n=cmd" not in content and b",=cmd" not in content

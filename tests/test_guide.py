@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
-from annotator.actions import projects
+from annotator.actions import classes
 from annotator.models import ClassExample, Item, LabelClass, Project, QueueEntry, Split
 from tests.cast import make_item
 
@@ -36,7 +36,7 @@ def thumbnail(item: Item) -> str:
 def test_every_open_class_is_there_with_its_description_and_examples(
     login: Login, project: Project, shown_by: list[Item], alice: User, vera: User, cat: LabelClass
 ) -> None:
-    projects.update_class(label_class=cat, actor=alice, description="Whiskers, and no interest in you.")
+    classes.update_class(label_class=cat, actor=alice, description="Whiskers, and no interest in you.")
     page = guide(login(vera), project)
     assert "Whiskers, and no interest in you." in page
     assert all(thumbnail(item) in page for item in shown_by)
@@ -50,14 +50,14 @@ def test_a_class_without_examples_says_so_and_none_is_made_up(
     page = guide(login(bob), project)
     assert page.count("Neither described nor shown by an example yet.") == 2
     assert "thumbnail" not in page
-    projects.update_class(label_class=dog, actor=alice, description="Barks.")
+    classes.update_class(label_class=dog, actor=alice, description="Barks.")
     assert "No example image was nominated yet." in guide(login(bob), project)
 
 
 def test_an_archived_class_is_not_explained(
     login: Login, project: Project, shown_by: list[Item], alice: User, bob: User, cat: LabelClass
 ) -> None:
-    projects.archive_class(label_class=cat, actor=alice, archived=True)
+    classes.archive_class(label_class=cat, actor=alice, archived=True)
     page = guide(login(bob), project)
     assert ">cat<" not in page and thumbnail(shown_by[0]) not in page
 
@@ -115,7 +115,7 @@ def test_its_cost_does_not_grow_with_the_classes(
 ) -> None:
     client = login(alice)
     for number in range(30):
-        made = projects.add_class(project=project, actor=alice, name=f"breed {number}")
+        made = classes.add_class(project=project, actor=alice, name=f"breed {number}")
         ClassExample.objects.create(label_class=made, item=make_item(project, 300 + number), added_by=alice)
     with django_assert_max_num_queries(8):
         guide(client, project)
@@ -123,4 +123,4 @@ def test_its_cost_does_not_grow_with_the_classes(
 
 def test_no_class_takes_its_key(project: Project, cat: LabelClass, alice: User) -> None:
     with pytest.raises(Exception, match="'g' cannot be a class key"):
-        projects.update_class(label_class=cat, actor=alice, shortcut="g")
+        classes.update_class(label_class=cat, actor=alice, shortcut="g")

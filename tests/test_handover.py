@@ -13,7 +13,8 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from annotator import jobs, queries
-from annotator.actions import projects, queueing
+from annotator.actions import queueing
+from annotator.actions.classes import add_class
 from annotator.models import Annotation, Item, Job, Project, QueueEntry, Split
 from annotator.phases import sentence
 from ml_worker import fast_loop, previews, tasks
@@ -298,7 +299,7 @@ def test_a_project_hands_over_by_its_checks_says_so_and_looks_for_a_class_that_i
     login: Callable[[User], Client],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    projects.add_class(project=project, actor=alice, name="bird")
+    add_class(project=project, actor=alice, name="bird")
     classes = list(project.classes.order_by("position"))
     monkeypatch.setattr(previews, "write", lambda *given: None)  # there are no images to draw
     items, targets = embedded(project, 120, 20)
@@ -336,7 +337,7 @@ def test_a_project_hands_over_by_its_checks_says_so_and_looks_for_a_class_that_i
     # Where people label, the phase alone: a sentence that comes and goes would move the image.
     assert "Asking about close calls" in login(alice).get(f"/projects/{project.pk}/label/").text
 
-    projects.add_class(project=project, actor=alice, name="fish")
+    add_class(project=project, actor=alice, name="fish")
     answered([30])
     phase = refit()
     assert (phase["since"], phase["unmet"], phase["is_seeking"]) == (28, 1, True)

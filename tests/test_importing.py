@@ -21,7 +21,7 @@ from django.test import Client
 from django.urls import reverse
 
 from annotator import jobs, uploads
-from annotator.actions import imported_labels, importing, projects, reviewing
+from annotator.actions import classes, imported_labels, importing, reviewing
 from annotator.actions.importing import audit_size
 from annotator.formats import sources
 from annotator.models import (
@@ -363,7 +363,7 @@ def test_the_label_of_an_earlier_import_stays(project: Project, alice: User, bob
 
 def test_classes_that_only_python_calls_equal_stay_apart(project: Project, alice: User) -> None:
     for name in ("Masse", "Maße"):
-        projects.add_class(project=project, actor=alice, name=name)
+        classes.add_class(project=project, actor=alice, name=name)
     files = {"Masse/1.png": png(1), "Maße/2.png": png(2), "STRASSE/3.png": png(3), "straße/4.png": png(4)}
     job = bring(project, alice, zipped(files), labels="from-folders")
     names = dict(project.classes.values_list("pk", "name"))
@@ -375,7 +375,7 @@ def test_classes_that_only_python_calls_equal_stay_apart(project: Project, alice
 def test_labels_that_differ_in_capitals_go_into_one_class_and_are_named(
     project: Project, alice: User, cat: LabelClass, login: Login
 ) -> None:
-    projects.add_class(project=project, actor=alice, name="i")
+    classes.add_class(project=project, actor=alice, name="i")
     files = {"CAT/1.png": png(1), "Emu/2.png": png(2), "emu/3.png": png(3), "\u0131/4.png": png(4)}
     job = bring(project, alice, zipped(files), labels="from-folders")
     assert job.state == Job.State.DONE, job.error

@@ -10,7 +10,7 @@ from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
 
-from annotator.actions import labeling, projects, queueing
+from annotator.actions import classes, labeling, projects, queueing
 from annotator.models import Annotation, Item, LabelClass, ModelVersion, Project, QueueEntry
 from annotator.views.choices import choices_of
 from annotator.wording import percent
@@ -248,14 +248,14 @@ def test_taking_work_is_never_a_get(login: Login, project: Project, bob: User, n
 
 
 def test_a_name_that_is_markup_stays_a_name(login: Login, project: Project, items: list[Item], alice: User) -> None:
-    projects.add_class(project=project, actor=alice, name='<script>alert("x")</script>')
+    classes.add_class(project=project, actor=alice, name='<script>alert("x")</script>')
     page = login(alice).post(reverse("label-next", args=[project.pk]), follow=True).content.decode()
     assert "<script>alert" not in page and "&lt;script&gt;" in page
 
 
 def test_keys_are_given_once_and_never_the_pages_own(project: Project, alice: User) -> None:
     for number in range(40):
-        projects.add_class(project=project, actor=alice, name=f"class {number}", shortcut="")
+        classes.add_class(project=project, actor=alice, name=f"class {number}", shortcut="")
     LabelClass.objects.filter(name="class 0").update(shortcut="q")
     choices = choices_of(list(project.classes.all()), "asxz?/")
     keys = [choice.key for choice in choices if choice.key]

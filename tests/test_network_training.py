@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from annotator import jobs, queries
-from annotator.actions import demo, projects, training
+from annotator.actions import classes, demo, projects, training
 from annotator.errors import Conflict, InvalidSettings
 from annotator.models import Annotation, Item, Job, ModelVersion, Project, Proposal, QueueEntry, Split
 from ml_worker import choosing, loop, neighbours, previews, snapshot, tasks
@@ -315,8 +315,8 @@ def test_answers_classes_and_images_that_come_while_it_trains_are_respected(
     answered = Item.objects.filter(project=shades, state=Item.State.OPEN)[0]
 
     def meanwhile() -> None:
-        projects.archive_class(label_class=green, actor=alice, archived=True)
-        projects.add_class(project=shades, actor=alice, name="neither")
+        classes.archive_class(label_class=green, actor=alice, archived=True)
+        classes.add_class(project=shades, actor=alice, name="neither")
         give(shades, alice, [answered], [trained_on[0]])
         make_item(shades, seed=1)
 

@@ -14,7 +14,7 @@ from django.test import Client
 from django.utils import timezone
 
 from annotator import algorithms, jobs
-from annotator.actions import projects, proposing, training
+from annotator.actions import classes, projects, proposing, training
 from annotator.errors import InvalidSettings, WinnowError
 from annotator.models import (
     AuditEvent,
@@ -379,8 +379,8 @@ def test_a_class_moves_past_its_visible_neighbour(
     login: Login, alice: User, project: Project, cat: LabelClass
 ) -> None:
     for name in ("ghost", "bird"):
-        projects.add_class(project=project, actor=alice, name=name)
-    projects.archive_class(label_class=project.classes.get(name="ghost"), actor=alice, archived=True)
+        classes.add_class(project=project, actor=alice, name=name)
+    classes.archive_class(label_class=project.classes.get(name="ghost"), actor=alice, archived=True)
     bird = project.classes.get(name="bird")
     login(alice).post(f"/projects/{project.pk}/classes/", {"do": "up", "class": bird.pk})
     assert [each.name for each in project.classes.filter(is_archived=False)] == ["cat", "bird", "dog"]
@@ -480,9 +480,9 @@ def test_a_class_renamed_meanwhile_keeps_its_name_when_it_is_archived_or_recolou
     alice: User, project: Project, cat: LabelClass
 ) -> None:
     archiving, recolouring = LabelClass.objects.get(pk=cat.pk), LabelClass.objects.get(pk=cat.pk)
-    projects.update_class(label_class=cat, actor=alice, name="house cat")
-    projects.archive_class(label_class=archiving, actor=alice, archived=True)
-    projects.update_class(label_class=recolouring, actor=alice, colour="#123456")
+    classes.update_class(label_class=cat, actor=alice, name="house cat")
+    classes.archive_class(label_class=archiving, actor=alice, archived=True)
+    classes.update_class(label_class=recolouring, actor=alice, colour="#123456")
     stored = LabelClass.objects.get(pk=cat.pk)
     assert (stored.name, stored.is_archived, stored.colour) == ("house cat", True, "#123456")
 
@@ -509,10 +509,10 @@ def at_once(*changes: Callable[[], Any]) -> list[str]:
 def test_two_classes_renamed_to_one_name_at_once_are_one_renamed_and_one_refused(
     alice: User, project: Project, cat: LabelClass, dog: LabelClass
 ) -> None:
-    for name in ("bird", "fish", "newt", "toad"):
+    for name in ("bird", "deer", "newt", "toad"):
         said = at_once(
             *(
-                partial(projects.update_class, label_class=each, actor=alice, name=name, shortcut=name[0])
+                partial(classes.update_class, label_class=each, actor=alice, name=name, shortcut=name[0])
                 for each in (cat, dog)
             )
         )
@@ -547,7 +547,7 @@ def test_an_archived_class_takes_its_pending_proposals_along(
 def test_a_model_made_before_proposes_no_archived_class(
     alice: User, project: Project, items: list[Item], model: ModelVersion, cat: LabelClass, dog: LabelClass
 ) -> None:
-    projects.archive_class(label_class=cat, actor=alice, archived=True)
+    classes.archive_class(label_class=cat, actor=alice, archived=True)
     predictions = [
         proposing.Predicted(item.pk, each.pk, 0.95, [(each.pk, 0.95)])
         for item, each in zip(items[:2], (cat, dog), strict=True)

@@ -16,7 +16,7 @@ from django.core.files.storage import default_storage
 from PIL import Image
 
 from annotator import jobs, queries
-from annotator.actions import labeling, projects, queueing, training
+from annotator.actions import classes, labeling, projects, queueing, training
 from annotator.models import Annotation, Item, Job, LabelClass, ModelVersion, Project, Proposal, QueueEntry, Split
 from ml_worker import embedding, fast_loop, refitting, snapshot, tasks
 from ml_worker import training as network_training
@@ -491,9 +491,9 @@ def test_one_class_alone_makes_no_model_and_says_why(
 def test_an_archived_class_is_left_out(
     project: Project, pool: list[Item], label: Callable[[list[Item]], None], alice: User, cat: LabelClass
 ) -> None:
-    bird = projects.add_class(project=project, actor=alice, name="bird")
+    bird = classes.add_class(project=project, actor=alice, name="bird")
     label(pool[:12])
-    projects.archive_class(label_class=bird, actor=alice, archived=True)
+    classes.archive_class(label_class=bird, actor=alice, archived=True)
     model = refit(project)
     assert model is not None
     assert bird.pk not in model.class_ids

@@ -18,12 +18,14 @@ from django.utils import timezone
 
 from annotator import jobs
 from annotator.actions import queueing
+from annotator.actions.class_changes import merged_into
 from annotator.actions.proposing import lock_proposals
 from annotator.errors import Conflict, InvalidSettings
 from annotator.models import (
     Annotation,
     AuditEvent,
     Certificate,
+    ClassExample,
     Item,
     Job,
     Look,
@@ -105,6 +107,7 @@ def accept(*, certificate: Certificate, predictions: Unseen) -> int:
     standing = standing.filter(bound__gte=chosen.target_precision, confidence__gte=chosen.certificate_confidence)
     if not chosen.auto_accept or not standing.update(accepted_at=timezone.now()):
         return 0
+    merged = merged_into(project)  # since it was predicted
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -126,7 +129,7 @@ def accept(*, certificate: Certificate, predictions: Unseen) -> int:
             """,
             [
                 predictions.item_ids,
-                predictions.class_ids,
+                [merged.get(each, each) for each in predictions.class_ids],
                 predictions.confidences,
                 project.pk,
                 certificate.round_id is not None,
@@ -341,9 +344,16 @@ def draw_checks(*, project: Project, actor: User, count: int) -> int:
     lock_proposals(project)
     answered = Annotation.objects.filter(item=OuterRef("pk"))
     held = QueueEntry.objects.filter(item=OuterRef("pk"), leased_until__gt=timezone.now())
+    shown_with_class = ClassExample.objects.filter(item=OuterRef("pk"))
     in_round = RoundCheck.objects.filter(item=OuterRef("pk"), round__state=Round.State.RUNNING)
     free = Item.objects.filter(
-        ~Exists(answered), ~Exists(held), ~Exists(in_round), project=project, split=Split.POOL, state=Item.State.OPEN
+        ~Exists(answered),
+        ~Exists(held),
+        ~Exists(shown_with_class),
+        ~Exists(in_round),
+        project=project,
+        split=Split.POOL,
+        state=Item.State.OPEN,
     )
     there = list(free.order_by("pk").values_list("pk", flat=True))
     if len(there) < 2 * count:

@@ -13,7 +13,7 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from annotator import queries, task_types
-from annotator.actions import labeling, training
+from annotator.actions import class_changes, labeling, training
 from annotator.errors import Conflict, LeaseLost, NotFound
 from annotator.models import Annotation, AuditEvent, Item, Project, Proposal, QueueEntry, Split, Suspect
 
@@ -48,6 +48,7 @@ def decide(
     row, its queue entry.
     """
     # 1. The uuid, then the item: whoever answers or decides it at this moment comes before or after.
+    class_changes.hold_classes(project)
     labeling.lock_uuid(uuid)
     item = Item.objects.select_for_update(no_key=True).filter(project=project, pk=item_id).first()
     if item is None:
@@ -73,6 +74,7 @@ def decide(
         reason_data={"was": why},
         supersedes=queries.current_annotation(item, actor),
     )
+    class_changes.follow(decision)
     labeling.close_item(item)
     Proposal.objects.filter(item=item, state__in=Proposal.UNDECIDED).update(state=Proposal.State.WITHDRAWN)
     training.refit_when_due(project=project)
@@ -92,6 +94,7 @@ def _cleaned(project: Project, raw_value: Any) -> tuple[str, dict[str, Any] | No
     if raw_value is None:
         return Annotation.Kind.NONE_OF_THESE, None
     class_ids = [label_class.pk for label_class in queries.open_classes(project)]
+    class_ids += class_changes.merged_into(project)  # as one that was merged while the page was open
     return Annotation.Kind.LABEL, task_types.get(project.task_type).clean(raw_value, class_ids)
 
 

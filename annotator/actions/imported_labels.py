@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from django.core.files.storage import default_storage
 from django.db import connection, transaction
 
-from annotator.actions import projects
+from annotator.actions import class_changes, classes
 from annotator.actions.import_report import Report
 from annotator.actions.item_files import Taken
 from annotator.errors import InvalidImport
@@ -41,7 +41,7 @@ class ImportedLabels:
         else:
             label = self.table.label_of(file.name) if self.table else ""
         label = "".join(letter if letter.isprintable() else " " for letter in label)
-        return " ".join(label.split())[: projects.NAME_AT_MOST].rstrip()
+        return " ".join(label.split())[: classes.NAME_AT_MOST].rstrip()
 
     def match(self, files: list[SourceFile], report: Report) -> None:
         """Find the files that the table means; rows that mean none, or several, are reported. Call it first."""
@@ -72,7 +72,7 @@ class ImportedLabels:
                 " are these really classes?"
             )
         for label in missing:
-            ids[label] = projects.add_class(project=self.project, actor=self.actor, name=label).pk
+            ids[label] = classes.add_class(project=self.project, actor=self.actor, name=label).pk
         for label in wanted:
             if named[label] != label:
                 report.add("merged", label, f"taken as the class {named[label]}; capital letters alone make no other")
@@ -86,6 +86,8 @@ class ImportedLabels:
         """
         if not labelled:
             return
+        class_changes.hold_classes(self.project)
+        merged = class_changes.merged_into(self.project)  # a label of that name counts as the other class, too
         # Read before the answers: whoever labels the same items at this moment has then written them.
         items = list(Item.objects.select_for_update(no_key=True).filter(pk__in=labelled).order_by("pk"))
         chain_ends: dict[int, list[Annotation]] = defaultdict(list)
@@ -93,7 +95,8 @@ class ImportedLabels:
             chain_ends[end.item_id].append(end)
         new = []
         for item in items:
-            value = {"class": self.class_ids[labelled[item.pk].label]}
+            class_id = self.class_ids[labelled[item.pk].label]
+            value = {"class": merged.get(class_id, class_id)}
             reasons = [why for end in chain_ends[item.pk] if (why := _contradiction(end, value))]
             if reasons:
                 report.add("unlabelled", labelled[item.pk].name, "; ".join(reasons))
@@ -127,7 +130,7 @@ class ImportedLabels:
 def _named_as(labels: list[str], classes: Iterable[str]) -> dict[str, str]:
     """The name of the class each label goes to: its own, an equal one among ``classes``, or an earlier label's.
 
-    Equal as the database compares: its constraint by lower case, projects.add_class by upper case. Python's own
+    Equal as the database compares: its constraint by lower case, classes.add_class by upper case. Python's own
     folding calls more names equal than either, Masse and Maße for one, and would mix up two classes. One query.
     """
     with connection.cursor() as cursor:

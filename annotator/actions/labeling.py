@@ -9,7 +9,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from annotator import queries, task_types
-from annotator.actions import certifying, queueing, rechecking, rounds, training
+from annotator.actions import certifying, class_changes, queueing, rechecking, rounds, training
 from annotator.errors import Conflict, InvalidAnnotation, LeaseLost, NotFound
 from annotator.models import Annotation, Item, Project, Proposal, QueueEntry, Split
 
@@ -64,13 +64,14 @@ def record_annotation(
     kind: one of ANSWERS. raw_value: what the task type's ``clean`` takes, for labels only. milliseconds: time spent.
     Raises InvalidAnnotation for a value that does not fit, LeaseLost when another person holds or has answered the
     item and it was not offered to this one for a second answer, Conflict when the uuid was used for something else.
-    Locks the uuid, the item row, then its queue entry.
+    Locks the classes, the uuid, the item row, then its queue entry.
     """
     if kind not in ANSWERS:
         raise InvalidAnnotation(f"answer {kind!r} is not one of {', '.join(ANSWERS)}")
     if milliseconds is not None and not 0 <= milliseconds <= 2**31 - 1:
         raise InvalidAnnotation(f"time spent {milliseconds} ms is not a sensible number; leave it out")
-    # 1. The uuid, then the item: whoever else uses the one or answers the other waits here.
+    # 1. The classes, the uuid, then the item: whoever else uses the one or answers the other waits here.
+    class_changes.hold_classes(project)
     lock_uuid(uuid)
     item = Item.objects.select_for_update(no_key=True).filter(project=project, pk=item_id).first()
     if item is None:
@@ -85,6 +86,7 @@ def record_annotation(
     value = None
     if kind == Annotation.Kind.LABEL:
         class_ids = [label_class.pk for label_class in queries.open_classes(project)]
+        class_ids += class_changes.merged_into(project)  # while it was on its way
         value = task_types.get(project.task_type).clean(raw_value, class_ids)
     entry = _entry_for(item, annotator)
     # 4. Write.
@@ -101,6 +103,7 @@ def record_annotation(
         reason_data=entry.reason_data if entry else {},
         supersedes=queries.current_annotation(item, annotator),
     )
+    class_changes.follow(annotation)
     close_item(item)
     # The person answered for themselves: what the model had put up is off the table.
     Proposal.objects.filter(item=item, state__in=Proposal.UNDECIDED).update(state=Proposal.State.WITHDRAWN)
@@ -238,6 +241,7 @@ def undo_last(*, project: Project, annotator: User, uuid: uuids.UUID) -> Annotat
     when it was used for something else, or when the answer changed at this very moment. Nothing is deleted. Locks the
     uuid, then the item row, then its queue entry.
     """
+    class_changes.hold_classes(project)
     lock_uuid(uuid)
     repeated = Annotation.objects.select_related("supersedes").filter(uuid=uuid).first()
     if repeated is not None:
@@ -312,6 +316,8 @@ def _bring_back(replaced: Annotation, retraction: Annotation) -> None:
     rechecking.doubt_the_copy(replaced, copy)
     # It was given then, not now; auto_now_add cannot be told so.
     Annotation.objects.filter(pk=copy.pk).update(created_at=replaced.created_at)
+    copy.created_at = replaced.created_at
+    rechecking.doubt_the_copy(copy, class_changes.follow(copy))  # its class may have been merged since
 
 
 def _hold_again(project: Project, item: Item, annotator: User, last: Annotation) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from django.db import connection, transaction
 from django.utils import timezone
 
+from annotator.actions.class_changes import merged_into
 from annotator.models import ModelVersion, Project, Proposal
 
 PROPOSAL_LOCK = 1002
@@ -42,9 +43,10 @@ def store_proposals(*, project: Project, model_version: ModelVersion, prediction
     from psycopg.types.json import Jsonb
 
     lock_proposals(project)
+    merged = merged_into(project)  # since the model learnt
     predicted = (
         [each.item_id for each in predictions],
-        [each.class_id for each in predictions],
+        [merged.get(each.class_id, each.class_id) for each in predictions],
         [each.confidence for each in predictions],
         [Jsonb(each.short_list) for each in predictions],
     )

@@ -10,7 +10,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from annotator import queries, task_types
-from annotator.actions import labeling, proposing, training
+from annotator.actions import class_changes, labeling, proposing, training
 from annotator.errors import InvalidAnnotation, NotFound
 from annotator.models import Annotation, AuditEvent, Item, Project, Proposal, QueueEntry, Split
 
@@ -55,6 +55,7 @@ def decide(
     item somebody has answered or holds meanwhile are left alone and reported. Sending the same decision again counts
     the same and writes nothing. Locks the items, then the project's proposals.
     """
+    class_changes.hold_classes(project)
     verdicts = _verdicts(project, accepted or [], rejected or [], corrected or {})
     proposals = {
         proposal.pk: proposal for proposal in Proposal.objects.filter(project=project, pk__in=verdicts).order_by("pk")
@@ -102,10 +103,12 @@ def _verdicts(
     project: Project, accepted: list[int], rejected: list[int], corrected: dict[int, Any]
 ) -> dict[int, tuple[str, Any]]:
     task_type = task_types.get(project.task_type)
-    class_ids = [label_class.pk for label_class in queries.open_classes(project)]
+    merged = class_changes.merged_into(project)  # while the page was open
+    class_ids = [label_class.pk for label_class in queries.open_classes(project)] + list(merged)
     verdicts: dict[int, tuple[str, Any]] = dict.fromkeys(accepted, ("accepted", None))
     verdicts |= dict.fromkeys(rejected, ("rejected", None))
-    verdicts |= {pk: ("corrected", task_type.clean(raw, class_ids)) for pk, raw in corrected.items()}
+    for pk, raw in corrected.items():
+        verdicts[pk] = ("corrected", task_type.with_classes(task_type.clean(raw, class_ids), merged))
     if len(verdicts) != len(accepted) + len(rejected) + len(corrected):
         raise InvalidAnnotation("a proposal was named twice; say accept, reject or correct, once for each")
     if not verdicts:
@@ -186,6 +189,7 @@ def undo_decision(*, project: Project, reviewer: User, event_id: int) -> int:
     counts again. Its proposal is pending again if the item is open, has no newer one, and the class is in use.
     Locks the items, then the project's proposals.
     """
+    class_changes.hold_classes(project)
     event = AuditEvent.objects.filter(project=project, actor=reviewer, verb="reviewed proposals", pk=event_id).first()
     if event is None:
         raise NotFound(f"there is no decision {event_id} of yours in this project")

@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from annotator import jobs, queries
 from annotator.actions import needs, queueing, round_checks
+from annotator.actions.class_changes import merged_into
 from annotator.actions.proposing import lock_proposals
 from annotator.actions.round_checks import round_file as round_file
 from annotator.errors import Conflict, InvalidSettings, NotFound
@@ -190,6 +191,8 @@ def _free_region(project: Project, offered: Offer) -> dict[str, np.ndarray]:
             [project.pk, region["item_ids"].tolist()],
         )
         free = np.array([item_id for (item_id,) in cursor.fetchall()], np.int64)
+    for source_id, target_id in merged_into(project).items():  # since it was predicted
+        region["class_ids"] = np.where(region["class_ids"] == source_id, target_id, region["class_ids"])
     class_ids = [label_class.pk for label_class in queries.open_classes(project)]
     kept_rows = np.isin(region["item_ids"], free) & np.isin(region["class_ids"], class_ids)
     return {name: array[kept_rows] for name, array in region.items()}

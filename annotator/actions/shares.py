@@ -67,17 +67,24 @@ def newest_answers(project: Project) -> list[Given]:
 
     Rows are counted, not answers: behind a large import the last answers may lie a million rows back.
     """
-    rows = Annotation.objects.filter(project=project).order_by("-id").annotate(then=F("superseded_by__kind"))
-    columns = rows.values_list("id", "annotator_id", "reason_code", "kind", "source", "settles_id", "then")
+    rows = (
+        Annotation.objects.filter(project=project)
+        .order_by("-id")
+        .annotate(then=F("superseded_by__kind"), copied=F("supersedes__created_at"))
+    )
+    columns = rows.values_list(
+        "id", "annotator_id", "reason_code", "kind", "source", "settles_id", "then", "created_at", "copied"
+    )
     answers = (Annotation.Kind.LABEL, Annotation.Kind.SKIP, Annotation.Kind.NONE_OF_THESE)
     return [
         Given(pk, annotator_id, reason)
-        for pk, annotator_id, reason, kind, source, settles_id, then in reversed(columns[:NEWEST])
+        for pk, annotator_id, reason, kind, source, settles_id, then, given_at, copied in reversed(columns[:NEWEST])
         if reason not in ("", Annotation.DECISION)
         and kind in answers
         and source == Annotation.Source.PERSON
         and settles_id is None
         and then != Annotation.Kind.RETRACTION
+        and given_at != copied  # an old answer that was moved with its class is no new one
     ]
 
 

@@ -183,7 +183,7 @@ def store_suspects(*, project: Project, doubted: Iterable[Doubted]) -> int:
         project=project, state=Suspect.State.OPEN
     )
     waiting = waiting.filter(~Q(annotation__in=list(wanted)) | Q(annotation__superseded_by__isnull=False))
-    _drop(list(waiting))
+    drop_suspects(list(waiting))
     known = {each.annotation_id: each for each in Suspect.objects.filter(project=project, annotation__in=current)}
     for annotation_id, item_id in current.items():
         _open(project, item_id, wanted[annotation_id], known.get(annotation_id))
@@ -218,7 +218,7 @@ def _open(project: Project, item_id: int, found: Doubted, known: Suspect | None)
     unsettled.update(state=Suspect.State.OPEN, **doubt)
 
 
-def _drop(suspects: list[Suspect]) -> None:
+def drop_suspects(suspects: list[Suspect]) -> None:
     """No longer suspected; nobody is asked about them any more."""
     open_still = Suspect.objects.filter(pk__in=[each.pk for each in suspects], state=Suspect.State.OPEN)
     open_still.update(state=Suspect.State.DROPPED)

@@ -6,6 +6,7 @@ from rest_framework.response import Response
 
 from annotator import access
 from annotator.access import OWN
+from annotator.actions import classes
 from annotator.actions import projects as actions
 from annotator.api import shapes
 from annotator.api.endpoint import Endpoint, Listing, person, read
@@ -66,7 +67,7 @@ class Classes(Endpoint):
     def post(self, request: Request, project_id: int) -> Response:
         """Add a class at the end. Owners only."""
         project = access.get_project(person(request), project_id, OWN)
-        label_class = actions.add_class(project=project, actor=person(request), **read(shapes.NewClass, request.data))
+        label_class = classes.add_class(project=project, actor=person(request), **read(shapes.NewClass, request.data))
         return Response(shapes.ClassShape(label_class).data, status=201)
 
 
@@ -77,7 +78,7 @@ class OneClass(Endpoint):
         """Rename, recolour, describe, or give another key. Owners only."""
         label_class = _owned_class(request, project_id, class_id)
         wanted = read(shapes.ClassChange, request.data)
-        label_class = actions.update_class(label_class=label_class, actor=person(request), **wanted)
+        label_class = classes.update_class(label_class=label_class, actor=person(request), **wanted)
         return Response(shapes.ClassShape(label_class).data)
 
 
@@ -88,7 +89,7 @@ class ClassArchive(Endpoint):
         """Take a class off the keyboard, or bring it back. Owners only."""
         label_class = _owned_class(request, project_id, class_id)
         wanted = read(shapes.Archiving, request.data)
-        label_class = actions.archive_class(label_class=label_class, actor=person(request), **wanted)
+        label_class = classes.archive_class(label_class=label_class, actor=person(request), **wanted)
         return Response(shapes.ClassShape(label_class).data)
 
 

@@ -42,6 +42,10 @@ class TaskType(Protocol):
         """The classes this value names: for counts by class and for training targets."""
         ...
 
+    def with_classes(self, value: Value, now: dict[int, int]) -> Value:
+        """The value with other classes in the place of some: class id -> the id it is to name instead."""
+        ...
+
 
 TASK_TYPES: dict[str, TaskType] = {module.key: module for module in (single_label,)}
 

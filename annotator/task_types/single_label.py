@@ -56,3 +56,8 @@ def from_row(row: dict[str, Any], class_ids_by_name: dict[str, int]) -> Value | 
 def class_ids(value: Value) -> list[int]:
     """The one class this value names."""
     return [value["class"]]
+
+
+def with_classes(value: Value, now: dict[int, int]) -> Value:
+    """The value with the class that its own was merged into, where it was."""
+    return {"class": now.get(value["class"], value["class"])}

@@ -13,6 +13,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from annotator import algorithms, queries
 from annotator.access import OWN, get_membership
+from annotator.actions import classes as classes_actions
 from annotator.actions import projects
 from annotator.errors import InvalidClass, InvalidSettings, NotFound, WinnowError
 from annotator.models import Item, LabelClass, Membership, Project, ProjectSettings, Role, Split
@@ -151,11 +152,11 @@ def _change_classes(request: PageRequest, project: Project) -> str:
         if not names:
             raise InvalidClass("write at least one class name")
         for name in names:
-            projects.add_class(project=project, actor=actor, name=name)
+            classes_actions.add_class(project=project, actor=actor, name=name)
         return "classes"
     label_class = _class(project, request.POST.get("class", ""))
     if do == "update":
-        projects.update_class(
+        classes_actions.update_class(
             label_class=label_class,
             actor=actor,
             **{
@@ -165,9 +166,9 @@ def _change_classes(request: PageRequest, project: Project) -> str:
             },
         )
     elif do in ("archive", "restore"):
-        projects.archive_class(label_class=label_class, actor=actor, archived=do == "archive")
+        classes_actions.archive_class(label_class=label_class, actor=actor, archived=do == "archive")
     elif do in ("up", "down"):
-        projects.move_class(label_class=label_class, actor=actor, up=do == "up")
+        classes_actions.move_class(label_class=label_class, actor=actor, up=do == "up")
     else:
         raise InvalidClass(f"{do[:40]!r} is not something to do with a class")
     return f"class-{label_class.pk}" if do in ("update", "up", "down") else "classes"

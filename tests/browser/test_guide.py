@@ -7,7 +7,7 @@ import pytest
 from django.contrib.auth.models import User
 from playwright.sync_api import Page, expect
 
-from annotator.actions import projects
+from annotator.actions import classes
 from annotator.models import ClassExample, Item, LabelClass, Project
 from tests.browser.accessible import faults
 
@@ -17,7 +17,7 @@ WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 780}
 
 @pytest.fixture
 def explained(project: Project, cat: LabelClass, items: list[Item], alice: User) -> Project:
-    projects.update_class(label_class=cat, actor=alice, description="Whiskers.")
+    classes.update_class(label_class=cat, actor=alice, description="Whiskers.")
     ClassExample.objects.create(label_class=cat, item=items[11], added_by=alice)
     return project
 
