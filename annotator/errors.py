@@ -26,8 +26,18 @@ class InvalidAnnotation(WinnowError):
     code = "invalid_annotation"
 
 
+class ClassArchived(InvalidAnnotation):
+    """The class was one of the project's, and is not asked for any more."""
+
+    code = "class_archived"
+
+
 class InvalidClass(WinnowError):
     code = "invalid_class"
+
+
+class InvalidFilter(WinnowError):
+    code = "invalid_filter"
 
 
 class InvalidImport(WinnowError):

@@ -1,5 +1,6 @@
 """The labelling page through its addresses, as a browser with and without JavaScript asks for it."""
 
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -114,6 +115,51 @@ def test_undo_of_an_image_that_another_answer_settles_says_so(
     assert f'data-item="{items[0].pk}"' not in text
 
 
+def test_undo_takes_back_the_answer_that_is_named(
+    at_the_desk: Client, project: Project, items: list[Item], cat: LabelClass
+) -> None:
+    for item in items[:2]:
+        post_answer(at_the_desk, project, item, f"class:{cat.pk}")
+    first = Annotation.objects.earliest("id")
+    address = reverse("label-undo", args=[project.pk])
+    part = at_the_desk.post(address, {"uuid": uuid.uuid4(), "answer": first.uuid}, **SCRIPTED).content.decode()
+    assert f'data-item="{items[0].pk}" data-returned' in part
+    again = at_the_desk.post(address, {"uuid": uuid.uuid4(), "answer": first.uuid}, **SCRIPTED)
+    assert again.status_code == 409 and "does not count any more" in again.content.decode()
+    assert at_the_desk.post(address, {"uuid": uuid.uuid4(), "answer": "7"}, **SCRIPTED).status_code == 422
+    current = Annotation.objects.filter(superseded_by__isnull=True).order_by("item")
+    assert [each.kind for each in current] == ["retraction", "label"]
+
+
+def test_nobody_takes_back_what_somebody_else_answered(
+    at_the_desk: Client, project: Project, items: list[Item], alice: User, cat: LabelClass, answer: Any
+) -> None:
+    theirs = answer(alice, items[9], cat)
+    fields = {"uuid": uuid.uuid4(), "answer": theirs.uuid}
+    assert at_the_desk.post(reverse("label-undo", args=[project.pk]), fields, **SCRIPTED).status_code == 409
+    assert Annotation.objects.get() == theirs
+
+
+def test_an_answer_for_a_class_that_was_merged_meanwhile_counts_as_the_other(
+    at_the_desk: Client, project: Project, items: list[Item], cat: LabelClass, dog: LabelClass
+) -> None:
+    kitten = LabelClass.objects.create(project=project, name="kitten", is_archived=True, merged_into=cat)
+    tiny = LabelClass.objects.create(project=project, name="tiny kitten", is_archived=True, merged_into=kitten)
+    assert post_answer(at_the_desk, project, items[0], f"class:{tiny.pk}").status_code == 303
+    assert Annotation.objects.get(superseded_by__isnull=True).value == {"class": cat.pk}
+
+
+def test_an_answer_for_a_class_that_was_archived_meanwhile_is_refused_by_its_name(
+    at_the_desk: Client, project: Project, items: list[Item], dog: LabelClass
+) -> None:
+    LabelClass.objects.filter(pk=dog.pk).update(is_archived=True)
+    refused = post_answer(at_the_desk, project, items[0], f"class:{dog.pk}", **SCRIPTED)
+    text = refused.content.decode()
+    assert refused.status_code == 422 and 'data-code="class_archived"' in text
+    assert "the class “dog” was archived meanwhile" in text
+    assert f'data-item="{items[0].pk}"' in text
+
+
 def test_undo_without_an_answer_says_so(at_the_desk: Client, project: Project) -> None:
     part = at_the_desk.post(reverse("label-undo", args=[project.pk]), {"uuid": uuid.uuid4()}, **SCRIPTED)
     assert "no answer of yours" in part.content.decode()
@@ -178,6 +224,35 @@ def test_no_hint_on_a_random_check_even_where_suggestions_are_shown(
     post_answer(client, project, asked, f"class:{cat.pk}", fields={"suggestion_shown": "False"})
     post_answer(client, project, check, f"class:{cat.pk}", fields={"suggestion_shown": "True"})
     assert list(Annotation.objects.values_list("suggestion_shown", flat=True)) == [True, False]
+
+
+def test_what_was_shown_is_what_the_page_showed_whatever_the_queue_says_by_now(
+    login: Login, project: Project, alice: User, bob: User, cat: LabelClass, dog: LabelClass
+) -> None:
+    guess = {"classes": [[cat.pk, 0.6], [dog.pk, 0.4]]}
+    one, other = make_item(project, 100), make_item(project, 101)
+    ranked = [queueing.Ranked(one.pk, 1.0, "close_call", guess), queueing.Ranked(other.pk, 0.0, "random", {})]
+    queueing.fill_queue(project=project, entries=ranked)
+    client = login(bob)
+    part = client.post(reverse("label-next", args=[project.pk]), **SCRIPTED).content.decode()
+    shown = dict(re.findall(r'data-item="(\d+)".*? data-shown="([^"]+)"', part))
+    # While the answers wait in the browser, the first is ranked for another reason, and suggestions are allowed.
+    QueueEntry.objects.filter(item=one).update(reason_code="random", reason_data={})
+    QueueEntry.objects.filter(item=other).update(reason_code="close_call", reason_data=guess)
+    for item in (one, other):
+        fields = {"shown": shown[str(item.pk)]}
+        assert post_answer(client, project, item, f"class:{cat.pk}", fields=fields, **SCRIPTED).status_code == 200
+    assert list(Annotation.objects.order_by("id").values_list("suggestion_shown", flat=True)) == [True, False]
+
+
+def test_nobody_makes_up_what_was_shown(at_the_desk: Client, project: Project, items: list[Item], bob: User) -> None:
+    QueueEntry.objects.all().update(reason_code="unsure", reason_data={"classes": [[1, 0.4]]})
+    page = at_the_desk.get(reverse("label", args=[project.pk])).content.decode()
+    of_another_image = re.findall(r' data-shown="([^"]+)"', page)[4].replace("hint", "blind")
+    made_up = [of_another_image, f"{bob.pk}:{items[1].pk}:blind:forged", "x" * 3000, ""]
+    for item, shown in zip(items, made_up, strict=False):
+        post_answer(at_the_desk, project, item, "skip", fields={"shown": shown}, **SCRIPTED)
+    assert list(Annotation.objects.values_list("suggestion_shown", flat=True)) == [True] * 4
 
 
 def test_the_progress_names_the_model_and_its_accuracy(
@@ -259,7 +334,7 @@ def test_keys_are_given_once_and_never_the_pages_own(project: Project, alice: Us
     LabelClass.objects.filter(name="class 0").update(shortcut="q")
     choices = choices_of(list(project.classes.all()), "asxz?/")
     keys = [choice.key for choice in choices if choice.key]
-    assert len(keys) == len(set(keys)) == 32
+    assert len(keys) == len(set(keys)) == 31
     assert not set(keys) & set("asxz?/")
     assert {choice.name: choice.key for choice in choices}["class 0"] == "q"
 

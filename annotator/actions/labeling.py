@@ -6,11 +6,13 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import connection, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from annotator import queries, task_types
 from annotator.actions import certifying, class_changes, queueing, rechecking, rounds, training
-from annotator.errors import Conflict, InvalidAnnotation, LeaseLost, NotFound
+from annotator.errors import ClassArchived, Conflict, InvalidAnnotation, LeaseLost, NotFound
 from annotator.models import Annotation, Item, Project, Proposal, QueueEntry, Split
 
 ANSWERS = (Annotation.Kind.LABEL, Annotation.Kind.SKIP, Annotation.Kind.NONE_OF_THESE)
@@ -61,8 +63,10 @@ def record_annotation(
 ) -> Annotation:
     """The stored answer of this person to this item; sending the same ``uuid`` again returns the same row.
 
-    kind: one of ANSWERS. raw_value: what the task type's ``clean`` takes, for labels only. milliseconds: time spent.
-    Raises InvalidAnnotation for a value that does not fit, LeaseLost when another person holds or has answered the
+    kind: one of ANSWERS. raw_value: what the task type's ``clean`` takes, for labels only; a class that was merged
+    into another meanwhile counts as that one. milliseconds: time spent. suggestion_shown: whether the person was told
+    anything of what the model thinks. Raises InvalidAnnotation for a value that does not fit, ClassArchived where it
+    did before, LeaseLost when another person holds or has answered the
     item and it was not offered to this one for a second answer, Conflict when the uuid was used for something else.
     Locks the classes, the uuid, the item row, then its queue entry.
     """
@@ -85,9 +89,7 @@ def record_annotation(
         raise Conflict("this image belongs to the held-out test set; it is not labelled here")
     value = None
     if kind == Annotation.Kind.LABEL:
-        class_ids = [label_class.pk for label_class in queries.open_classes(project)]
-        class_ids += class_changes.merged_into(project)  # while it was on its way
-        value = task_types.get(project.task_type).clean(raw_value, class_ids)
+        value = _value(project, raw_value)
     entry = _entry_for(item, annotator)
     # 4. Write.
     annotation = Annotation.objects.create(
@@ -111,6 +113,30 @@ def record_annotation(
     if annotation.reason_code == QueueEntry.Reason.AUTOMATIC:
         rounds.judge_when_answered(project)
     return annotation
+
+
+def _value(project: Project, raw_value: Any) -> dict[str, Any]:
+    """The value to store. One query where its class is open."""
+    task_type = task_types.get(project.task_type)
+    open_ids = [each.pk for each in queries.open_classes(project)]
+    try:
+        return dict(task_type.clean(raw_value, open_ids))
+    except InvalidAnnotation as refusal:
+        known = {each.pk: each for each in project.classes.all()}
+        try:
+            named = known[task_type.class_ids(task_type.clean(raw_value, list(known)))[0]]
+        except InvalidAnnotation:
+            raise refusal from None
+    # An answer may have waited in a browser while its class was merged, and that class into another one.
+    merged = named
+    while merged.is_archived and merged.merged_into_id is not None:
+        merged = known[merged.merged_into_id]
+    if merged.is_archived:
+        raise ClassArchived(
+            _("the class “%(name)s” was archived meanwhile; choose another one") % {"name": named.name}
+        )
+    # Stored as it was given; `class_changes.follow` writes down behind it what it counts as.
+    return dict(task_type.clean(named.pk, [named.pk]))
 
 
 def lock_uuid(uuid: uuids.UUID) -> None:
@@ -150,12 +176,12 @@ def _entry_for(item: Item, annotator: User) -> QueueEntry | None:
     entry = QueueEntry.objects.select_for_update().filter(item=item).first()
     is_held = entry is not None and entry.leased_until is not None and entry.leased_until > timezone.now()
     if entry is not None and is_held and entry.leased_by_id not in (None, annotator.pk):
-        raise LeaseLost("your hold on this image ran out and somebody else has it now; your answer was not saved")
+        raise LeaseLost(_("your hold on this image ran out and somebody else has it now; your answer was not saved"))
     is_offered = entry is not None and entry.reason_code in queries.ASKED_AGAIN and entry.leased_by_id == annotator.pk
     if item.state != Item.State.OPEN and not is_offered:
         current = queries.current_annotations(item)
         if any(each.kind in SETTLING and each.annotator_id != annotator.pk for each in current):
-            raise LeaseLost("somebody else answered this image meanwhile; your answer was not saved")
+            raise LeaseLost(_("somebody else answered this image meanwhile; your answer was not saved"))
     return entry
 
 
@@ -232,26 +258,30 @@ def state_of(current: list[Annotation]) -> str:
 
 
 @transaction.atomic
-def undo_last(*, project: Project, annotator: User, uuid: uuids.UUID) -> Annotation | None:
-    """This person's newest answer, now taken back; None when there is none.
+def undo_last(
+    *, project: Project, annotator: User, uuid: uuids.UUID, answer: uuids.UUID | None = None
+) -> Annotation | None:
+    """This person's newest answer, or the ``answer`` of this uuid, now taken back; None when there is none.
 
     Its item is held again, ahead of the others, unless an earlier answer of the same person or somebody else's still
     settles it; asked about an image that had an answer, the person is asked again all the same. A label that was
     accepted unseen, and taken off by the answer, counts again. The same ``uuid`` again undoes nothing more; Conflict
-    when it was used for something else, or when the answer changed at this very moment. Nothing is deleted. Locks the
-    uuid, then the item row, then its queue entry.
+    when it was used for something else, when the answer changed at this very moment, or when the named one does not
+    count any more. Nothing is deleted. Locks the uuid, then the item row, then its queue entry.
     """
     class_changes.hold_classes(project)
     lock_uuid(uuid)
     repeated = Annotation.objects.select_related("supersedes").filter(uuid=uuid).first()
     if repeated is not None:
         return _same_undo(repeated, project, annotator)
-    last = _newest_answer(project, annotator)
+    last = _named_answer(project, annotator, answer) if answer else _newest_answer(project, annotator)
     if last is None:
         return None
     item = Item.objects.select_for_update(no_key=True).get(pk=last.item_id)
     if Annotation.objects.filter(supersedes=last).exists():
-        raise Conflict("your newest answer was changed from elsewhere meanwhile; nothing was taken back, undo again")
+        raise Conflict(
+            _("your newest answer was changed from elsewhere meanwhile; nothing was taken back, undo again")
+        )
     take_back(last, item, uuid)
     if last.reason_code == QueueEntry.Reason.AUTOMATIC:
         certifying.accept_again(item=item, proposal_id=last.reason_data.get("proposal"))
@@ -262,7 +292,25 @@ def undo_last(*, project: Project, annotator: User, uuid: uuids.UUID) -> Annotat
 
 def _newest_answer(project: Project, annotator: User) -> Annotation | None:
     """By the time it was given: one that was brought back is as old as it was."""
-    current = Annotation.objects.filter(
+    return _own_answers(project, annotator).order_by("-created_at", "-id").first()
+
+
+def _named_answer(project: Project, annotator: User, uuid: uuids.UUID) -> Annotation:
+    """The answer of this uuid, or the copy of it that an undo brought back. Raises Conflict unless it counts now.
+
+    Two tabs of one person each take back what was answered in them, whatever was answered last.
+    """
+    given = Annotation.objects.filter(uuid=uuid, project=project, annotator=annotator).first()
+    found = None
+    if given is not None:
+        found = _own_answers(project, annotator).filter(item_id=given.item_id, created_at=given.created_at).first()
+    if found is None:
+        raise Conflict(_("that answer does not count any more, so nothing was taken back"))
+    return found
+
+
+def _own_answers(project: Project, annotator: User) -> QuerySet[Annotation]:
+    return Annotation.objects.filter(
         project=project,
         annotator=annotator,
         kind__in=ANSWERS,
@@ -270,7 +318,6 @@ def _newest_answer(project: Project, annotator: User) -> Annotation | None:
         superseded_by__isnull=True,
         settles__isnull=True,
     )
-    return current.order_by("-created_at", "-id").first()
 
 
 def _same_undo(repeated: Annotation, project: Project, annotator: User) -> Annotation | None:

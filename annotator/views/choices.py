@@ -8,7 +8,7 @@ from annotator.models import Item, LabelClass
 # Pictures up to this size are enlarged with hard pixel edges.
 TINY_PX = 64
 # Given out in this order to classes without a key of their own; the hand stays near the number row.
-SPARE_KEYS = "1234567890qwertyuiopdfghjklcvbnm"
+SPARE_KEYS = "123456789qwertyuiopdfghjklcvbnm"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def choices_of(classes: list[LabelClass], page_keys: Iterable[str]) -> list[Choi
     keys: dict[int, str] = {}
     # Shortcuts first: somebody chose them. Then positions, so that a digit means the same place on every page.
     wanted = [(each.pk, each.shortcut.lower()) for each in classes]
-    wanted += [(each.pk, digit) for each, digit in zip(classes, SPARE_KEYS[:10], strict=False)]
+    wanted += [(each.pk, digit) for each, digit in zip(classes, SPARE_KEYS[:9], strict=False)]
     wanted += [(each.pk, key) for each in classes for key in SPARE_KEYS]
     for class_id, key in wanted:
         if key and key not in taken and class_id not in keys:

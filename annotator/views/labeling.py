@@ -2,12 +2,14 @@
 
 import uuid as uuids
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from django.core import signing
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST
 
 from annotator import queries
@@ -15,6 +17,7 @@ from annotator.access import LABEL, OWN, REVIEW, allows, get_membership
 from annotator.actions import labeling, needs, queueing, shares
 from annotator.actions.projects import PAGE_KEYS
 from annotator.errors import InvalidAnnotation, WinnowError
+from annotator.formats.images import NEEDS_RENDITION
 from annotator.models import Annotation, Item, Membership, Project, QueueEntry, Split
 from annotator.views import PageRequest, page
 from annotator.views.choices import choices_of, is_tiny
@@ -22,6 +25,7 @@ from annotator.wording import percent
 
 TEMPLATE = "labeling.html"
 HELD_AT_MOST = 5
+SHOWN_SALT = "annotator.views.labeling.shown"
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,9 @@ class NamedExample:
 @dataclass(frozen=True)
 class Card:
     """One held item as the page shows it. ``is_returned``: its answer was just taken back, so it comes first;
-    ``is_due``: it comes right behind the image on the desk, before what is held already."""
+    ``is_due``: it comes right behind the image on the desk, before what is held already; ``shown``: our signed word on
+    whether it tells anything of what the model thinks; ``likely``: class ids, the model's guesses first, where it may
+    say so; ``has_more_pixels``: the original shows more than the picture that comes first."""
 
     entry: QueueEntry
     item: Item
@@ -53,6 +59,10 @@ class Card:
     suggestion: Suggestion | None
     examples: list[NamedExample]
     evidence_said: str
+    shown: str
+    likely: list[int]
+    has_more_pixels: bool
+    is_flagged: bool
     is_tiny: bool
     is_returned: bool
     is_due: bool
@@ -94,8 +104,14 @@ def start(request: PageRequest, project_id: int) -> HttpResponse:
 def undo(request: PageRequest, project_id: int) -> HttpResponse:
     membership = get_membership(request.user, project_id, LABEL)
     project = membership.project
+    named = request.POST.get("answer")
     try:
-        undone = labeling.undo_last(project=project, annotator=request.user, uuid=_read_uuid(request.POST.get("uuid")))
+        undone = labeling.undo_last(
+            project=project,
+            annotator=request.user,
+            uuid=_read_uuid(request.POST.get("uuid")),
+            answer=_read_uuid(named) if named else None,
+        )
     except WinnowError as error:
         return _refused(request, membership, error)
     entries = list(queries.held_entries(project, request.user))
@@ -105,10 +121,10 @@ def undo(request: PageRequest, project_id: int) -> HttpResponse:
 
 def _undo_notice(undone: Annotation | None, entries: list[QueueEntry]) -> str:
     if undone is None:
-        return "There is no answer of yours to take back."
+        return _("There is no answer of yours to take back.")
     if undone.item_id in {entry.item_id for entry in entries}:
         return ""
-    return "Your answer is taken back. You do not get the image again: another answer counts, or somebody has it."
+    return _("Your answer is taken back. You do not get the image again: another answer counts, or somebody has it.")
 
 
 @require_POST
@@ -127,7 +143,7 @@ def _submit(request: PageRequest, membership: Membership) -> HttpResponse:
         _, entries = labeling.submit_and_reserve(
             project=project,
             annotator=request.user,
-            suggestion_shown=_hint_was_shown(project, answer["item_id"]),
+            suggestion_shown=_hint_was_shown(request, project, answer["item_id"]),
             count=HELD_AT_MOST,
             **answer,
         )
@@ -163,12 +179,24 @@ def _read_uuid(raw: str | None) -> uuids.UUID:
         raise InvalidAnnotation(f"uuid {(raw or '')[:40]!r} is not a UUID; reload the page") from None
 
 
-def _hint_was_shown(project: Project, item_id: int) -> bool:
-    """Whether this page showed a hint with the item: computed here, never taken from the browser's word."""
+def _hint_was_shown(request: PageRequest, project: Project, item_id: int) -> bool:
+    """Whether this page showed a hint with the item, by our own signed word that came with the card: the answer may
+    have waited for long, and the queue says something else by now. Without it, by what the queue says."""
+    try:
+        signed = signing.Signer(salt=SHOWN_SALT).unsign(request.POST.get("shown", ""))
+    except signing.BadSignature:
+        signed = ""
+    said_of, _separator, hint = signed.rpartition(":")
+    if said_of == f"{request.user.pk}:{item_id}":
+        return hint == "hint"
     entry = QueueEntry.objects.select_related("item").filter(project=project, item_id=item_id).first()
     if entry is None:
         return False
     return queries.shows_hint(entry, project) or queries.shows_examples(project, entry)
+
+
+def _sign_shown(user: Any, entry: QueueEntry, *, has_hint: bool) -> str:
+    return signing.Signer(salt=SHOWN_SALT).sign(f"{user.pk}:{entry.item_id}:{'hint' if has_hint else 'blind'}")
 
 
 def _next(
@@ -191,7 +219,8 @@ def _next(
 def _refused(request: PageRequest, membership: Membership, error: WinnowError) -> HttpResponse:
     """What happened, and the next items: a refused answer must not stop the work."""
     entries = queueing.reserve_items(project=membership.project, annotator=request.user, count=HELD_AT_MOST)
-    context = _context(request, membership, entries) | {"notice": error.message, "is_refusal": True}
+    context = _context(request, membership, entries)
+    context |= {"notice": error.message, "is_refusal": True, "refusal": error.code}
     if request.htmx:
         return render(request, f"{TEMPLATE}#next", context, status=error.status)
     return render(request, TEMPLATE, context | {"is_whole_page": True}, status=error.status)
@@ -211,10 +240,15 @@ def _context(
 ) -> dict[str, Any]:
     project = membership.project
     classes = queries.open_classes(project)
-    cards = _cards(project, entries, returned)
+    choices = choices_of(classes, PAGE_KEYS)
+    cards = _cards(project, request.user, entries, returned)
     context = _progress(membership) | {
         "cards": cards,
-        "choices": choices_of(classes, PAGE_KEYS),
+        "choices": choices,
+        # More classes than there are digits are found by typing.
+        "has_many_classes": (is_many := any(not choice.key.isdigit() for choice in choices)),
+        "uses": _uses(project) if is_many else "",
+        "is_nought_free": all(choice.key != "0" for choice in choices),
         "uuid": uuids.uuid4(),
         "task_type": f"task_types/{project.task_type}.html",
         "may_review": allows(membership.role, REVIEW),
@@ -225,16 +259,25 @@ def _context(
     return context
 
 
-def _cards(project: Project, entries: Iterable[QueueEntry], returned: Annotation | None) -> list[Card]:
+def _uses(project: Project) -> str:
+    """How many images have each class, as ``id:count``, for the order in which classes are found: it says nothing of
+    the image that is asked about."""
+    return " ".join(f"{each.pk}:{count}" for each, count in queries.class_balance(project))
+
+
+def _cards(project: Project, user: Any, entries: Iterable[QueueEntry], returned: Annotation | None) -> list[Card]:
     names = {each.pk: each.name for each in project.classes.all()}
     entries = list(entries)
     spoken = queries.evidence(project, entries)
-    cards = [_card(project, entry, names, spoken.get(entry.item_id), returned) for entry in entries]
+    flagged = queries.flagged_by(project, user.pk, [entry.item_id for entry in entries])
+    cards = [_card(project, user, entry, names, spoken.get(entry.item_id), returned) for entry in entries]
+    cards = [replace(card, is_flagged=card.item.pk in flagged) for card in cards] if flagged else cards
     return sorted(cards, key=lambda card: not card.is_returned)
 
 
 def _card(
     project: Project,
+    user: Any,
     entry: QueueEntry,
     names: dict[int, str],
     spoken: queries.Evidence | None,
@@ -249,6 +292,10 @@ def _card(
         suggestion=Suggestion(guess[0], names[guess[0]], percent(guess[1])) if guess and guess[0] in names else None,
         examples=[NamedExample(each.item.pk, names[each.class_id], is_tiny(each.item)) for each in examples],
         evidence_said=spoken.sentence if spoken else "",
+        shown=_sign_shown(user, entry, has_hint=queries.shows_hint(entry, project) or spoken is not None),
+        likely=[class_id for class_id, _prob in entry.reason_data.get("classes", [])] if guess else [],
+        has_more_pixels="rendition_key" in entry.item.metadata and entry.item.mime not in NEEDS_RENDITION,
+        is_flagged=False,
         is_tiny=is_tiny(entry.item),
         is_returned=returned is not None and entry.item_id == returned.item_id,
         is_due=entry.reason_code in shares.NEEDS,

@@ -13,7 +13,7 @@ function isTyping(target) {
   if (!(target instanceof Element)) return false;
   if (target.closest("textarea, select, [contenteditable]")) return true;
   const input = target.closest("input");
-  return input !== null && !["checkbox", "radio", "button", "submit"].includes(input.type);
+  return input !== null && !["checkbox", "radio", "button", "submit", "range"].includes(input.type);
 }
 
 /** Make the button and the dialog of keys work. Returns the function that opens it. */

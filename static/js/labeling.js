@@ -1,19 +1,23 @@
-// The desk: one image at a time, the next ones already decoded. An answer shows its effect at once and travels behind.
+// The desk: one image at a time, the next ones already drawn. An answer shows its effect at once and travels behind.
 //
 // Without this module the same form posts and the page comes back with the next image.
 
+import { Conflicts } from "./conflicts.js";
+import { setUpFind } from "./finding.js";
 import { keyHelp, plainKey } from "./keys.js";
+import { Learning } from "./learning.js";
 import { Outbox } from "./outbox.js";
-import { look, newUuid, send } from "./sending.js";
+import { ready, refit, release } from "./pictures.js";
+import { newUuid, send } from "./sending.js";
 import { Stopwatch } from "./stopwatch.js";
-import { showWaiting } from "./tabs.js";
-import { zoom, zoomByDoubleClick } from "./zoom.js";
+import { View } from "./view.js";
+import { gettext, interpolate } from "./words.js";
 
 const RENEW_AFTER_MS = 60_000;
-const LATE_MS = 1500; // an answer on its way for longer is worth a word
+const SLOW_MS = 400; // an answer on its way for longer is counted where it can be seen
+const LATE_MS = 1500; // and for longer than this it is worth a word
 const UNSURE_MS = 400; // after the image changed by itself, a key may have been meant for the one before
-const TOAST_MS = 9000;
-const UNDO_DEPTH = 30;
+const KEPT_CARDS = 30; // answered images that come back without asking the server
 const LOOK_AGAIN_MS = 500;
 
 const desk = document.getElementById("desk");
@@ -22,29 +26,49 @@ const form = document.getElementById("answer");
 const answers = document.getElementById("answers");
 const waiting = document.getElementById("waiting");
 const undoButton = document.getElementById("undo");
+const flagButton = document.getElementById("flag");
 const page = { address: desk.dataset.label, user: desk.dataset.user };
+const place = `${desk.dataset.project}:${desk.dataset.user}`;
 
 const stopwatch = new Stopwatch();
+const view = new View(deck, place);
+const learning = new Learning(desk.dataset.label);
 const openHelp = keyHelp();
 const given = []; // what this tab answered, newest last: {uuid, card, name}
 let unsureUntil = 0;
 let lastContact = Date.now();
 let lastActivity = 0;
 let isTakingBack = false;
+let undoWishes = 0; // pressed while the server was still taking the answer before back
 let turns = 0; // counts answers given and replies received: a reply from an earlier turn says nothing true any more
 
-const outbox = new Outbox(`${desk.dataset.project}:${desk.dataset.user}`, {
+const outbox = new Outbox(place, {
   post: (entry) => send(entry.undo ? desk.dataset.undo : desk.dataset.label, fieldsOf(entry), page),
   settled,
   changed(another) {
-    if (another?.item && !another.undo) dropCard(another.item, "This image was answered in another tab.");
+    if (another?.item && !another.undo && !another.refused) dropCard(another.item, gettext("This image was answered in another tab."));
     showUnsaved();
     topUp();
   },
 });
 
-function fieldsOf({ uuid, item, answer, milliseconds }) {
-  return answer ? { uuid, item, answer, milliseconds } : { uuid };
+const conflicts = new Conflicts({
+  cardOf: (item) => cardOf(item),
+  bring(card) {
+    deck.prepend(card);
+    showFront();
+    answers.querySelector(".choice")?.focus();
+  },
+  again: (conflict) => outbox.again(conflict),
+  leave(conflict) {
+    outbox.remove(conflict);
+    showUnsaved();
+  },
+});
+
+function fieldsOf({ uuid, item, answer, milliseconds, shown, undoes }) {
+  if (!answer) return { uuid, answer: undoes };
+  return { uuid, item, answer, shown: shown ?? "", ...(milliseconds === null ? {} : { milliseconds }) };
 }
 
 // ---- cards ----------------------------------------------------------------------------------------------------
@@ -56,31 +80,34 @@ const cardOf = (item) => deck.querySelector(`.card[data-item="${item}"]`);
 /** What comes next, behind the image on the desk and those that are due already: a check that is due comes before it. */
 const behindDue = () => cards().slice(1).find((card) => !("due" in card.dataset)) ?? waiting;
 
-/** Load and decode a card's picture; resolves when it can be shown, or when it is clear that it cannot. */
-function prepare(card) {
-  const picture = card.querySelector("img");
-  if (!picture) {
-    card.dataset.ready = "";
-    return Promise.resolve();
-  }
-  return picture.decode().then(() => (card.dataset.ready = ""), () => showBroken(card, picture));
+/** The room a picture has, in pixels of the page. */
+function room() {
+  const stage = front()?.querySelector(".stage");
+  const { clientWidth, clientHeight } = stage ?? deck;
+  return { width: clientWidth - 16, height: clientHeight - (stage ? 16 : 70) };
 }
 
-function showBroken(card, picture) {
+/** Load and draw a card's picture; resolves when it can be shown, or when it is clear that it cannot. */
+function prepare(card) {
+  return ready(card, room()).then(() => (card.dataset.ready = ""), () => showBroken(card));
+}
+
+function showBroken(card) {
   card.dataset.ready = "";
   card.dataset.broken = "";
   if (card.querySelector(".broken")) return;
+  const picture = card.querySelector("img.picture");
   const note = document.createElement("p");
   note.className = "broken";
   const again = document.createElement("button");
   again.type = "button";
   again.className = "button";
-  again.textContent = "Load again";
+  again.textContent = gettext("Load again");
   again.addEventListener("click", async () => {
     picture.src = picture.getAttribute("src");
     await picture.decode().then(() => { delete card.dataset.broken; note.remove(); }, () => {});
   });
-  note.append("This image did not load. ", again);
+  note.append(`${gettext("This image did not load.")} `, again);
   card.querySelector(".stage").append(note);
 }
 
@@ -91,16 +118,23 @@ function showFront() {
   const isReady = first && "ready" in first.dataset;
   if (isReady && !("front" in first.dataset)) {
     first.dataset.front = "";
-    form.elements.item.value = first.dataset.item;
     stopwatch.start();
+    view.away();
   } else if (first && !isReady) {
     prepare(first).then(showFront);
   }
+  if (isReady) {
+    form.elements.item.value = first.dataset.item;
+    form.elements.shown.value = first.dataset.shown;
+    flagButton.setAttribute("aria-pressed", String("flagged" in first.dataset));
+  }
   const isDone = !first && !outbox.entries().length && !isTakingBack && document.getElementById("empty");
   waiting.hidden = Boolean(isReady || isDone);
-  if (!waiting.hidden) waiting.textContent = first ? "Loading the image…" : waitingText();
+  if (!waiting.hidden) waiting.textContent = first ? gettext("Loading the image…") : waitingText();
   answers.hidden = Boolean(isDone);
   answers.disabled = !isReady;
+  flagButton.hidden = Boolean(isDone);
+  flagButton.disabled = !isReady;
   for (const button of form.querySelectorAll(".page-answers [name=answer]")) {
     button.hidden = Boolean(isDone);
     button.disabled = !isReady;
@@ -108,8 +142,8 @@ function showFront() {
 }
 
 function waitingText() {
-  if (isTakingBack) return "Taking the last answer back…";
-  return outbox.obstacle ? "The next images come once your answers are saved." : "Fetching the next image…";
+  if (isTakingBack) return gettext("Taking the last answer back…");
+  return outbox.obstacle ? gettext("The next images come once your answers are saved.") : gettext("Fetching the next image…");
 }
 
 function dropCard(item, why) {
@@ -129,23 +163,31 @@ function dropCard(item, why) {
 function give(answer, name) {
   const card = front();
   if (!card || isTakingBack || Date.now() < unsureUntil) return;
-  if ("broken" in card.dataset && answer !== "skip") return notify("This image did not load. Load it again, or skip it.", true);
+  if ("broken" in card.dataset && answer !== "skip") {
+    return notify(gettext("This image did not load. Load it again, or skip it."), true);
+  }
   hideNotice();
   turns += 1;
-  const entry = { uuid: newUuid(), item: card.dataset.item, answer, milliseconds: stopwatch.read() };
+  const { item, shown, thumbnail } = card.dataset;
+  const entry = { uuid: newUuid(), item, answer, name, shown, thumbnail, milliseconds: stopwatch.read() };
+  view.away();
   card.remove();
   delete card.dataset.front;
-  delete card.querySelector(".stage")?.dataset.zoom;
+  showFront();
   given.push({ uuid: entry.uuid, card, name });
-  if (given.length > UNDO_DEPTH) given.shift();
+  if (given.length > KEPT_CARDS) given.shift(); // the server knows it, and takes it back as well
+  for (const conflict of outbox.conflicts()) if (conflict.item === item) outbox.remove(conflict);
   showUndo();
   outbox.add(entry);
-  showFront();
-  say(`${name}. ${front() ? `Next: ${front().querySelector(".why").textContent}` : ""}`);
+  say(front() ? interpolate(gettext("%(name)s. Next: %(why)s"), { name, why: front().querySelector(".why").textContent }) : `${name}.`);
+  setTimeout(() => !card.isConnected && release(card), 1000);
 }
 
 async function takeBack() {
-  if (isTakingBack) return;
+  if (isTakingBack) {
+    undoWishes += 1;
+    return;
+  }
   hideNotice();
   const last = given.pop();
   showUndo();
@@ -155,10 +197,15 @@ async function takeBack() {
     if (cards()[1]) delete cards()[1].dataset.front;
     outbox.add({ uuid: newUuid(), undo: true, undoes: last.uuid, item: last.card.dataset.item });
     showFront();
-    say(`${last.name} taken back.`);
+    if (!last.card.querySelector("canvas")) prepare(last.card);
+    say(interpolate(gettext("%(name)s taken back."), { name: last.name }));
     return;
   }
-  if (outbox.entries().length) return notify("Your earlier answers are not saved yet; they can be taken back after that.", true);
+  if (outbox.entries().length) {
+    if (outbox.obstacle) return notify(gettext("Your earlier answers are not saved yet; they can be taken back after that."), true);
+    undoWishes += 1; // as soon as what is on its way has arrived
+    return;
+  }
   // An answer from before this page was opened: only the server knows which.
   isTakingBack = true;
   const shown = front();
@@ -168,8 +215,18 @@ async function takeBack() {
   const result = await send(desk.dataset.undo, { uuid: newUuid() }, page);
   isTakingBack = false;
   if (result.part) receive(result.part, result.outcome);
-  else notify(`Nothing was taken back. ${explain(result)}`, true);
+  else {
+    undoWishes = 0;
+    notify(`${gettext("Nothing was taken back.")} ${explain(result)}`, true);
+  }
   showFront();
+  fulfilUndo();
+}
+
+function fulfilUndo() {
+  if (!undoWishes || isTakingBack || outbox.entries().length) return;
+  undoWishes -= 1;
+  takeBack();
 }
 
 function settled(entry, result) {
@@ -178,16 +235,17 @@ function settled(entry, result) {
     if (index >= 0) given.splice(index, 1);
     showUndo();
   }
-  receive(result.part, result.outcome);
+  receive(result.part, result.outcome, entry);
+  fulfilUndo();
 }
 
 /** Take in what a POST answered: the images held now, the progress, and what went wrong. */
-function receive(part, outcome) {
+function receive(part, outcome, entry) {
   lastContact = Date.now();
   turns += 1;
   const held = [...part.querySelectorAll(".card")].map((card) => document.adoptNode(card));
   const pending = outbox.entries();
-  const awaited = new Set(pending.map((entry) => entry.item));
+  const awaited = new Set(pending.map((each) => each.item));
   for (const card of held) {
     if (awaited.has(card.dataset.item) || cardOf(card.dataset.item)) continue;
     if ("returned" in card.dataset) deck.prepend(card);
@@ -198,7 +256,7 @@ function receive(part, outcome) {
     // With nothing on its way, what was answered is exactly what this person holds.
     const items = new Set(held.map((card) => card.dataset.item));
     for (const card of cards()) {
-      if (!items.has(card.dataset.item)) dropCard(card.dataset.item, "The image before was answered elsewhere, or your hold on it ran out.");
+      if (!items.has(card.dataset.item)) dropCard(card.dataset.item, gettext("The image before was answered elsewhere, or your hold on it ran out."));
     }
   }
   document.getElementById("empty")?.remove();
@@ -209,12 +267,16 @@ function receive(part, outcome) {
   const choices = part.getElementById("choices");
   if (choices) {
     document.getElementById("choices").replaceWith(document.adoptNode(choices));
-    setUpFind();
+    find();
   }
-  takeProgress(part);
+  learning.take(part);
   const notice = part.getElementById("notice");
-  if (notice) notify(notice.textContent, outcome === "refused");
+  // A refused answer is told with its choices; everything else in passing.
+  if (notice && !(outcome === "refused" && outbox.conflicts().some((each) => each.uuid === entry?.uuid))) {
+    notify(notice.textContent, outcome === "refused");
+  }
   showFront();
+  showUnsaved();
   document.querySelector("#empty [autofocus]")?.focus();
 }
 
@@ -241,6 +303,22 @@ async function start(startForm) {
   button.disabled = false;
   if (result.part) receive(result.part, result.outcome);
   else notify(explain(result), true);
+}
+
+async function flag() {
+  const card = front();
+  if (!card) return;
+  const raised = !("flagged" in card.dataset);
+  flagButton.setAttribute("aria-pressed", String(raised));
+  const result = await send(card.dataset.flag, { raised: raised ? "1" : "0" }, page);
+  if (result.outcome === "done") {
+    if (raised) card.dataset.flagged = "";
+    else delete card.dataset.flagged;
+    say(raised ? gettext("Flagged: somebody will look at this image again.") : gettext("The flag is down."));
+  } else {
+    notify(`${gettext("The flag stayed as it was.")} ${explain(result)}`, true);
+  }
+  flagButton.setAttribute("aria-pressed", String("flagged" in (front()?.dataset ?? {})));
 }
 
 // ---- what the page says ---------------------------------------------------------------------------------------
@@ -270,104 +348,62 @@ function showUndo() {
 
 function explain(result) {
   switch (result.outcome) {
-    case "offline": return "The server does not answer. You can go on; trying again by itself.";
-    case "trouble": return `The server has a problem (${result.status}). You can go on; trying again by itself.`;
-    case "signed-out": return "You are signed out. Sign in again, then come back here.";
-    case "other-user": return `${result.who} is signed in in this browser now. Sign in as ${desk.dataset.who} again, then come back here.`;
-    default: return "The server says that you may not label here any more. Ask an owner of the project.";
+    case "offline": return gettext("The server does not answer. You can go on; trying again by itself.");
+    case "trouble": return interpolate(gettext("The server has a problem (%(status)s). You can go on; trying again by itself."), { status: result.status });
+    case "signed-out": return gettext("You are signed out. Sign in again, then come back here.");
+    case "other-user": return interpolate(gettext("%(other)s is signed in in this browser now. Sign in as %(who)s again, then come back here."), { other: result.who, who: desk.dataset.who });
+    default: return gettext("The server says that you may not label here any more. Ask an owner of the project.");
   }
 }
 
+let unsavedTimer = 0;
+
 function showUnsaved() {
+  conflicts.show(outbox.conflicts());
   const entries = outbox.entries();
-  const isLate = entries.some((entry) => Date.now() - entry.at > LATE_MS);
+  const age = entries.length ? Date.now() - entries[0].at : 0;
+  const isLate = Boolean(outbox.obstacle) || age > LATE_MS;
   const box = document.getElementById("unsaved");
-  box.hidden = !entries.length || !(outbox.obstacle || isLate);
-  if (entries.length && box.hidden) setTimeout(showUnsaved, LATE_MS);
+  clearTimeout(unsavedTimer);
+  if (entries.length && !isLate) unsavedTimer = setTimeout(showUnsaved, age > SLOW_MS ? LATE_MS - age + 1 : SLOW_MS - age + 1);
+  box.hidden = !entries.length || (!isLate && age <= SLOW_MS);
   if (box.hidden) return;
+  box.classList.toggle("passing", !isLate);
+  document.getElementById("retry").hidden = !isLate;
   const text = document.getElementById("unsaved-text");
-  const kept = outbox.isForgetful ? "Keep this page open." : "Kept in this browser.";
-  const why = outbox.obstacle ? `${explain(outbox.obstacle)} ${kept}` : "On the way.";
-  const said = `${entries.length} not yet saved. ${why}`;
+  const count = interpolate(gettext("%(n)s not yet saved."), { n: entries.length });
+  const kept = outbox.isForgetful ? gettext("Keep this page open.") : gettext("Kept in this browser.");
+  const why = outbox.obstacle ? `${explain(outbox.obstacle)} ${kept}` : isLate ? gettext("On the way.") : "";
+  const said = `${count} ${why}`.trim();
   if (text.dataset.said === said) return; // a screen reader would read it again
   text.dataset.said = said;
   text.textContent = `${said} `;
   if (outbox.obstacle && ["signed-out", "other-user"].includes(outbox.obstacle.outcome)) {
     const link = document.createElement("a");
-    Object.assign(link, { href: desk.dataset.login, target: "_blank", rel: "opener", textContent: "Sign in" });
+    Object.assign(link, { href: desk.dataset.login, target: "_blank", rel: "opener", textContent: gettext("Sign in") });
     text.append(link);
   }
 }
 
-// ---- the model ------------------------------------------------------------------------------------------------
-
-let pollTimer = 0;
-let polls = 0;
-
-function takeProgress(part) {
-  const fresh = part.getElementById("progress");
-  if (!fresh) return;
-  const stale = document.getElementById("progress");
-  tellWhatChanged(stale.dataset, fresh.dataset, fresh.querySelector(".phase").textContent);
-  stale.replaceWith(document.adoptNode(fresh));
-  showWaiting(fresh.dataset.waiting);
-  watchLearning();
-}
-
-function watchLearning() {
-  clearTimeout(pollTimer);
-  if (!document.getElementById("progress").dataset.learns) polls = 0;
-  // Learning takes a second or two; somebody who waits for it should see it end.
-  else pollTimer = setTimeout(poll, polls++ < 60 ? 1000 : 5000);
-}
-
-async function poll() {
-  if (document.visibilityState === "hidden") {
-    pollTimer = setTimeout(poll, 5000);
-    return;
-  }
-  const result = await look(desk.dataset.label);
-  if (result.part) takeProgress(result.part);
-  else pollTimer = setTimeout(poll, 5000);
-}
-
-function tellWhatChanged(before, after, phase) {
-  if (after.model === before.model || after.model === "0") return;
-  const learnt = after.labels === "0" ? "compares images with the class names" : `learnt from ${after.labels} answers`;
-  const lines = [`Model ${after.model} ${learnt}`];
-  if (after.estimate && before.estimate && after.estimate !== before.estimate) {
-    lines.push(`${before.estimate} → ${after.estimate} right on random checks, 95 % sure: ${after.interval}`);
-  } else if (after.estimate) {
-    lines.push(`${after.estimate} right on random checks, 95 % sure: ${after.interval}`);
-  }
-  lines.push(`The queue is ranked anew. ${phase}`);
-  const toast = document.getElementById("toast");
-  toast.replaceChildren(...lines.map((line, index) => {
-    const element = document.createElement(index ? "span" : "strong");
-    element.textContent = line;
-    return element;
-  }));
-  toast.classList.add("shown");
-  clearTimeout(tellWhatChanged.timer);
-  tellWhatChanged.timer = setTimeout(() => toast.classList.remove("shown"), TOAST_MS);
-}
-
 // ---- input ----------------------------------------------------------------------------------------------------
+
+const COMMANDS = {
+  "?": openHelp,
+  "z": takeBack,
+  "f": flag,
+  "/": () => document.getElementById("find")?.focus(),
+};
 
 document.addEventListener("keydown", (event) => {
   const key = plainKey(event);
-  if (key === null) return;
-  if (key === "?") openHelp();
-  else if (key === "z") takeBack();
-  else if (key === "+" || key === "=") zoom(deck, 1);
-  else if (key === "-") zoom(deck, -1);
-  else if (key === "/") document.getElementById("find")?.focus();
-  else {
-    const button = form.querySelector(`[name=answer][data-key="${CSS.escape(key)}"]`);
-    if (!button || button.disabled || answers.hidden) return;
+  if (key === null || (event.target.type === "range" && key.startsWith("Arrow"))) return;
+  const button = form.querySelector(`[name=answer][data-key="${CSS.escape(key)}"]`);
+  if (button) {
+    if (button.disabled || answers.hidden || answers.disabled) return;
     flash(button);
     give(button.value, button.dataset.name);
-  }
+  } else if (COMMANDS[key]) COMMANDS[key]();
+  else if (!view.press(key)) return;
   event.preventDefault();
 });
 
@@ -389,25 +425,11 @@ document.addEventListener("submit", (event) => {
   }
 });
 
-function setUpFind() {
-  const find = document.getElementById("find");
-  if (!find) return;
-  find.hidden = false;
-  const buttons = [...document.querySelectorAll("#choices .choice")];
-  const narrow = () => {
-    const wanted = find.value.trim().toLowerCase();
-    for (const button of buttons) button.hidden = !button.dataset.name.toLowerCase().includes(wanted);
-  };
-  const clear = () => { find.value = ""; narrow(); find.blur(); };
-  find.addEventListener("input", narrow);
-  find.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") clear();
-    if (event.key !== "Enter") return;
-    event.preventDefault();
-    const first = find.value.trim() && buttons.find((button) => !button.hidden);
-    clear();
-    if (first) give(first.value, first.dataset.name);
-  });
+function find() {
+  setUpFind(
+    (button) => give(button.value, button.dataset.name),
+    () => (front()?.dataset.likely ?? "").split(" ").filter(Boolean),
+  );
 }
 
 for (const kind of ["pointermove", "pointerdown", "keydown"]) {
@@ -425,29 +447,47 @@ document.addEventListener("visibilitychange", () => {
 });
 window.addEventListener("pageshow", (event) => event.persisted && refresh());
 window.addEventListener("beforeunload", (event) => outbox.isForgetful && event.preventDefault());
-
+flagButton.addEventListener("click", flag);
 document.getElementById("retry").addEventListener("click", () => outbox.retry());
-zoomByDoubleClick(deck);
-setUpFind();
-for (const card of cards()) {
+
+let resizeTimer = 0;
+new ResizeObserver(() => {
+  clearTimeout(resizeTimer);
+  resizeTimer = setTimeout(() => {
+    for (const card of cards()) refit(card, room());
+    view.show();
+  }, 300);
+}).observe(deck);
+
+// ---- what earlier pages left ----------------------------------------------------------------------------------
+
+await outbox.ready;
+for (const [index, card] of cards().entries()) {
   const kept = outbox.entries().findLast((entry) => entry.item === card.dataset.item);
-  delete card.dataset.front;
-  if (!kept || kept.undo) {
+  if (kept && !kept.undo) {
+    // Answered before the page was loaded again, and still on its way.
+    card.remove();
+    delete card.dataset.front;
     prepare(card);
+    given.push({ uuid: kept.uuid, card, name: kept.name });
     continue;
   }
-  // Answered before the page was loaded again, and still on its way.
-  card.remove();
+  const picture = card.querySelector("img.picture");
+  // What is seen already stays seen.
+  if (index === 0 && "front" in card.dataset && picture?.complete && picture.naturalWidth) card.dataset.ready = "";
+  else delete card.dataset.front;
   prepare(card);
-  const button = form.querySelector(`[name=answer][value="${CSS.escape(kept.answer)}"]`);
-  given.push({ uuid: kept.uuid, card, name: button?.dataset.name ?? "" });
 }
 given.sort((one, other) => keptAt(one) - keptAt(other));
 function keptAt({ uuid }) {
   return outbox.entries().find((entry) => entry.uuid === uuid)?.at ?? 0;
 }
+find();
 showUndo();
 showFront();
+if (front()) {
+  stopwatch.start();
+  view.away();
+}
 showUnsaved();
 outbox.send();
-watchLearning();

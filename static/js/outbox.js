@@ -1,68 +1,88 @@
-// Answers the server has not acknowledged yet. They lie in localStorage, one key each, so that a reload, a crash or
-// an expired session loses none; all tabs of one person share them, and one tab at a time sends them, in order.
-// Sending one twice does no harm: the server knows each by its UUID.
+// Answers the server has not acknowledged yet, and answers it refused until the person has settled what becomes of
+// them. They are kept in the browser, so that a reload, a crash or an expired session loses none; all tabs of one person
+// share them, and one tab at a time sends them, in order. Sending one twice does no harm: the server knows each by its
+// UUID.
+
+import { Store } from "./store.js";
 
 const FIRST_WAIT_MS = 1000;
 const LONGEST_WAIT_MS = 30_000;
+const ORPHANED_MS = 5000; // without locks a tab leaves the entries of others alone for so long
 
 export class Outbox {
-  #prefix;
+  #name;
+  #store;
+  #others;
   #post;
   #settled;
   #changed;
-  #memory = new Map(); // where the browser refuses storage
+  #rows = new Map(); // what is in the store, and what should be
+  #unkept = new Set();
+  #gone = new Set(); // keys removed while the store was still being read
   #lastStamp = 0;
   #timer = 0;
   #waitMs = FIRST_WAIT_MS;
   #isSending = false;
+  #tab = Math.random().toString(36).slice(2);
   /** Why the oldest entry could not be sent: an outcome of sending.js, or null while all goes well. */
   obstacle = null;
+  /** Resolves once what earlier pages left is there. */
+  ready;
 
-  /** post(entry) resolves to an outcome; settled(entry, outcome) is told once the entry is out; changed() always. */
+  /** post(entry) resolves to an outcome; settled(entry, outcome) is told once the entry is out, and `refused` is on it
+   *  where the server will never take it; changed(row) always, with the row when another tab brought it. */
   constructor(name, { post, settled, changed }) {
-    this.#prefix = `winnow:${name}:`;
+    this.#name = `winnow:${name}`;
+    this.#store = new Store(this.#name);
     this.#post = post;
     this.#settled = settled;
     this.#changed = changed;
+    this.#others = typeof BroadcastChannel === "undefined" ? null : new BroadcastChannel(this.#name);
+    this.#others?.addEventListener("message", ({ data }) => this.#hear(data));
+    this.ready = this.#read();
     window.addEventListener("online", () => this.retry());
     window.addEventListener("focus", () => this.obstacle && this.retry());
     window.addEventListener("pagehide", () => this.#sendLeaving());
-    window.addEventListener("storage", (event) => {
-      if (event.key?.startsWith(this.#prefix)) changed(event.newValue && JSON.parse(event.newValue));
-    });
+    window.addEventListener("pageshow", (event) => event.persisted && this.#read());
   }
 
   /** Whether answers would be lost when this page is closed now. */
   get isForgetful() {
-    return this.#memory.size > 0;
+    return this.#unkept.size > 0;
   }
 
+  /** What is on its way or waits to be sent, oldest first. */
   entries() {
-    const keys = [...this.#memory.keys()];
-    try {
-      keys.push(...Object.keys(localStorage).filter((key) => key.startsWith(this.#prefix)));
-    } catch { /* refused: memory is all there is */ }
-    return keys.sort().map((key) => this.#read(key)).filter(Boolean);
+    return this.#sorted((row) => !row.refused);
+  }
+
+  /** What the server refused, oldest first: each has `refused`, {code, text}. */
+  conflicts() {
+    return this.#sorted((row) => row.refused);
   }
 
   add(entry) {
     // Sorted by time; two entries of one millisecond keep their order.
     this.#lastStamp = Math.max(Date.now(), this.#lastStamp + 1);
-    const stored = { ...entry, key: `${this.#prefix}${this.#lastStamp}-${entry.uuid}`, at: this.#lastStamp };
-    try {
-      localStorage.setItem(stored.key, JSON.stringify(stored));
-    } catch {
-      this.#memory.set(stored.key, stored);
-    }
+    const key = `${String(this.#lastStamp).padStart(15, "0")}-${entry.uuid}`;
+    this.#keep({ ...entry, key, at: this.#lastStamp, tab: this.#tab });
     this.#changed();
     this.send();
   }
 
-  remove(entry) {
-    this.#memory.delete(entry.key);
-    try {
-      localStorage.removeItem(entry.key);
-    } catch { /* it never was there */ }
+  /** Try a refused answer once more, behind what waits. The server never stored it, so its UUID is still free. */
+  again(conflict) {
+    const { refused, key, at, ...entry } = conflict;
+    this.remove(conflict);
+    this.add(entry);
+  }
+
+  remove(row) {
+    this.#rows.delete(row.key);
+    this.#unkept.delete(row.key);
+    this.#gone.add(row.key);
+    this.#store.remove(row.key);
+    this.#others?.postMessage({ gone: row.key });
   }
 
   retry() {
@@ -75,12 +95,10 @@ export class Outbox {
     clearTimeout(this.#timer);
     this.#isSending = true;
     try {
-      // Web locks exist only on https and this machine itself; without them two tabs may send the same, harmlessly.
-      if (navigator.locks) {
-        await navigator.locks.request(this.#prefix, { ifAvailable: true }, (lock) => lock && this.#sendAll());
-      } else {
-        await this.#sendAll();
-      }
+      await this.ready;
+      // Web locks exist only on https and this machine itself.
+      if (navigator.locks) await navigator.locks.request(this.#name, () => this.#sendAll());
+      else await this.#sendAll();
     } finally {
       this.#isSending = false;
     }
@@ -92,7 +110,7 @@ export class Outbox {
   }
 
   async #sendAll() {
-    for (let entry = this.entries()[0]; entry; entry = this.entries()[0]) {
+    for (let entry = this.#next(); entry; entry = this.#next()) {
       const result = await this.#post(entry);
       if (result.outcome !== "done" && result.outcome !== "refused") {
         this.obstacle = result;
@@ -100,11 +118,26 @@ export class Outbox {
       }
       this.obstacle = null;
       this.#waitMs = FIRST_WAIT_MS;
-      this.remove(entry);
-      if (result.outcome === "refused") this.#dropUndoOf(entry);
+      this.#close(entry, result);
       this.#settled(entry, result);
       this.#changed();
     }
+  }
+
+  #next() {
+    const [oldest] = this.entries();
+    if (navigator.locks || !oldest || oldest.tab === this.#tab) return oldest;
+    return Date.now() - oldest.at > ORPHANED_MS ? oldest : undefined;
+  }
+
+  #close(entry, result) {
+    if (result.outcome === "done" || entry.undo) return this.remove(entry);
+    // Taken back by the person meanwhile: then nothing is missing, and nothing is left to take back.
+    const undos = this.entries().filter((each) => each.undoes === entry.uuid);
+    undos.forEach((each) => this.remove(each));
+    if (undos.length) return this.remove(entry);
+    entry.refused = { code: result.code, text: result.text };
+    this.#keep(entry);
   }
 
   // The page is being left: everything goes out at once, and stays stored, since nobody is there to hear what became of
@@ -117,17 +150,33 @@ export class Outbox {
     }
   }
 
-  // Taking back an answer that never counted would take back the one before it.
-  #dropUndoOf(refused) {
-    for (const entry of this.entries()) if (entry.undoes === refused.uuid) this.remove(entry);
+  #sorted(isWanted) {
+    return [...this.#rows.values()].filter(isWanted).sort((one, other) => (one.key < other.key ? -1 : 1));
   }
 
-  #read(key) {
-    if (this.#memory.has(key)) return this.#memory.get(key);
-    try {
-      return JSON.parse(localStorage.getItem(key));
-    } catch {
-      return null;
+  #keep(row) {
+    this.#rows.set(row.key, row);
+    this.#others?.postMessage({ row });
+    this.#store.put(row).then((isKept) => {
+      if (isKept || !this.#rows.has(row.key)) this.#unkept.delete(row.key);
+      else this.#unkept.add(row.key);
+      if (!isKept) this.#changed();
+    });
+  }
+
+  #hear({ row, gone }) {
+    if (row) this.#rows.set(row.key, row);
+    else {
+      this.#rows.delete(gone);
+      this.#gone.add(gone);
+    }
+    this.#changed(row ?? null);
+  }
+
+  async #read() {
+    this.#gone.clear();
+    for (const row of await this.#store.all()) {
+      if (!this.#rows.has(row.key) && !this.#gone.has(row.key)) this.#rows.set(row.key, row);
     }
   }
 }

@@ -1,6 +1,6 @@
 // One POST, and what became of it in one word:
 //   done        the server has it; `part` is what it answered
-//   refused     the server will never take it; `part` says why
+//   refused     the server will never take it; `part` says why, and `code` and `text` in a word and a sentence
 //   offline     nobody answered; worth trying again
 //   trouble     the server could not answer now; worth trying again
 //   signed-out  the session ran out
@@ -57,7 +57,10 @@ async function judge(answer) {
   const part = new DOMParser().parseFromString(text, "text/html");
   if (answer.ok) return { outcome: "done", part };
   // A refusal of the action comes with the page's own part; any other page is about the project or the person.
-  if (part.getElementById("progress") || part.getElementById("grid")) return { outcome: "refused", part };
+  if (part.getElementById("progress") || part.getElementById("grid")) {
+    const notice = part.getElementById("notice");
+    return { outcome: "refused", part, code: notice?.dataset.code ?? "", text: notice?.textContent ?? "" };
+  }
   return { outcome: "denied", status: answer.status };
 }
 
