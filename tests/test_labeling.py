@@ -179,7 +179,7 @@ def test_a_value_that_is_no_class_says_so(project: Project, items: list[Item], b
 
 def test_an_archived_class_is_refused(items: list[Item], bob: User, cat: LabelClass, answer: Any) -> None:
     LabelClass.objects.filter(pk=cat.pk).update(is_archived=True)
-    with pytest.raises(InvalidAnnotation, match="not one of this project's 1 open classes"):
+    with pytest.raises(InvalidAnnotation, match="the class “cat” was archived meanwhile"):
         answer(bob, items[0], cat)
 
 
