@@ -11,6 +11,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
 from annotator.errors import InvalidSettings
+from annotator.views import refused
 
 YEAR_S = 365 * 24 * 3600
 
@@ -33,14 +34,13 @@ class PageLanguage(LocaleMiddleware):
 
 @require_POST
 def choose(request: HttpRequest) -> HttpResponse:
-    """Keep a choice of language in this browser and go back to where it was made."""
-    from annotator.views import refused
-
+    """Keep a choice of language in this browser and go back to the page it was made on."""
     wanted = request.POST.get("language", "")
     if wanted not in dict(settings.LANGUAGES):
         spoken = ", ".join(code for code, _ in settings.LANGUAGES)
         return refused(request, InvalidSettings(f"language {wanted[:20]!r} is not one of {spoken}"))
-    back = request.POST.get("next", "")
+    # Not a field of the form: an address in the page that says "not found" would tell what was asked for.
+    back = request.headers.get("referer", "")
     is_here = url_has_allowed_host_and_scheme(back, {request.get_host()}, require_https=request.is_secure())
     response = redirect(back if is_here else resolve_url("projects"))
     response.status_code = 303
