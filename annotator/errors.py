@@ -40,6 +40,10 @@ class InvalidFilter(WinnowError):
     code = "invalid_filter"
 
 
+class InvalidFilter(WinnowError):
+    code = "invalid_filter"
+
+
 class InvalidImport(WinnowError):
     code = "invalid_import"
 

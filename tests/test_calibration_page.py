@@ -12,7 +12,7 @@ from django.utils import timezone
 from annotator.actions import proposing
 from annotator.models import Item, Job, LabelClass, ModelVersion, Project, Proposal, Split
 from annotator.views.calibration import CALIBRATED_FROM, cases
-from annotator.views.reviewing import _is_promised
+from annotator.views.review_tiles import is_promised
 from tests.cast import make_item
 
 Login = Callable[[User], Client]
@@ -245,4 +245,4 @@ def test_a_label_that_was_given_back_has_no_list(model: ModelVersion, cat: Label
     measured(model, cat, dog)
     plain = Proposal(model_version=model, label_class=cat, short_list=[[cat.pk, 0.9]])
     given_back = Proposal(model_version=model, label_class=cat, short_list=[[cat.pk, 0.9]], certificate_id=1)
-    assert _is_promised(plain) and not _is_promised(given_back)
+    assert is_promised(plain) and not is_promised(given_back)

@@ -12,7 +12,7 @@ from scipy.stats import beta
 
 from annotator.models import Annotation, Item, LabelClass, ModelVersion, Project, Proposal, QueueEntry
 from annotator.queries import CHECKS_AT_LEAST
-from annotator.views.reviewing import checks_missing, sureness_of
+from annotator.views.review_trust import checks_missing, sureness_of
 
 Login = Callable[[User], Client]
 SCRIPTED = {"HTTP_HX_REQUEST": "true"}
@@ -46,10 +46,10 @@ def test_the_most_doubtful_comes_first(carols: Client, project: Project, proposa
 def test_the_headline_says_how_sure_one_may_be(carols: Client, project: Project) -> None:
     page = carols.get(reverse("review", args=[project.pk])).content.decode()
     assert "30 of 30 random checks" in page
-    assert "90.5 %" in page  # 0.05 ** (1 / 30)
+    assert "90.5\xa0%" in page  # 0.05 ** (1 / 30)
     # 1 - 0.99 ** 30 is 26 %: no number to go by.
-    assert "Whether 99 % are right is <strong>not known yet</strong>" in page
-    assert "26 %" not in page
+    assert "Whether 99\xa0% are right is <strong>not known yet</strong>" in page
+    assert "26\xa0%" not in page
     assert "<strong>269</strong> more random checks" in page  # 299 without a mistake, less 30
     assert "uncalibrated" not in page
 
@@ -58,8 +58,8 @@ def test_the_headline_goes_by_the_target_of_the_project(carols: Client, project:
     project.settings_json = {"target_precision": 0.9}
     project.save()
     page = carols.get(reverse("review", args=[project.pk])).content.decode()
-    assert "<strong>95 %</strong> sure that 90 % are right" in page  # 1 - 0.9 ** 30
-    assert "99 %" not in page
+    assert "<strong>95\xa0%</strong> sure that 90\xa0% are right" in page  # 1 - 0.9 ** 30
+    assert "99\xa0%" not in page
 
 
 @pytest.mark.parametrize(("checked", "is_said"), [(CHECKS_AT_LEAST - 1, False), (CHECKS_AT_LEAST, True)])

@@ -15,7 +15,18 @@ from django.utils import timezone
 from annotator import queries, task_types
 from annotator.actions import class_changes, labeling, training
 from annotator.errors import Conflict, LeaseLost, NotFound
-from annotator.models import Annotation, AuditEvent, Item, Project, Proposal, QueueEntry, Split, Suspect
+from annotator.models import (
+    Annotation,
+    AuditEvent,
+    Item,
+    Project,
+    Proposal,
+    QueueEntry,
+    Round,
+    RoundCheck,
+    Split,
+    Suspect,
+)
 
 DECIDED = "decided what an image is"
 
@@ -36,16 +47,24 @@ def decided_items(project: Project) -> QuerySet[Item]:
 
 @transaction.atomic
 def decide(
-    *, project: Project, item_id: int, actor: User, uuid: uuids.UUID, raw_value: Any, again: bool = False
+    *,
+    project: Project,
+    item_id: int,
+    actor: User,
+    uuid: uuids.UUID,
+    raw_value: Any,
+    again: bool = False,
+    checking: bool = False,
 ) -> Annotation:
     """The stored decision of this reviewer; it outweighs every other answer to the item until a later one. Sending the
     same ``uuid`` again returns the same row.
 
     raw_value: what the task type's ``clean`` takes, or None: none of the classes. again: whether an item that was
-    decided before may be decided anew. `labeling.undo_last` takes it back. Raises InvalidAnnotation for a value that
-    does not fit, NotFound, LeaseLost while somebody else is asked about the item, Conflict when it waits for no
-    decision or the uuid was used for something else. Locks as `labeling.record_annotation` does: the uuid, the item
-    row, its queue entry.
+    decided before may be decided anew. checking: whether a label that nobody doubts may be decided too, because a
+    reviewer looked at it; never that of a random check. `labeling.undo_last` takes it back. Raises InvalidAnnotation
+    for a value that does not fit, NotFound, LeaseLost while somebody else is asked about the item, Conflict when it
+    waits for no decision or the uuid was used for something else. Locks as `labeling.record_annotation` does: the
+    uuid, the item row, its queue entry.
     """
     # 1. The uuid, then the item: whoever answers or decides it at this moment comes before or after.
     class_changes.hold_classes(project)
@@ -61,7 +80,7 @@ def decide(
         raise Conflict("this image belongs to the held-out test set; it is not labelled here")
     kind, value = _cleaned(project, raw_value)
     _refuse_held(item, actor)
-    why = _waits_for(item, again=again)
+    why = _waits_for(item, again=again, checking=checking)
     # 3. Write.
     decision = Annotation.objects.create(
         uuid=uuid,
@@ -106,8 +125,9 @@ def _refuse_held(item: Item, actor: User) -> None:
         raise LeaseLost("somebody is answering this image right now; nothing was decided, look again in a few minutes")
 
 
-def _waits_for(item: Item, *, again: bool) -> str:
-    """Why the item waits for a decision: disputed, suspected or, asked for again, decided. Raises Conflict."""
+def _waits_for(item: Item, *, again: bool, checking: bool) -> str:
+    """Why the item waits for a decision: disputed, suspected, asked for again: decided, or checked while nobody doubts
+    it. Raises Conflict."""
     current = queries.current_annotations(item)
     if queries.is_disputed(task_types.get(item.project.task_type), current):
         return "disputed"
@@ -118,4 +138,12 @@ def _waits_for(item: Item, *, again: bool) -> str:
         return "decided"
     if is_decided:
         raise Conflict("somebody decided this image meanwhile; nothing was changed, reload the page")
+    if checking and item.state == Item.State.LABELLED and not _is_measured(item):
+        return "checked"
     raise Conflict("this image waits for no decision: it is not disputed and its label not suspected; reload the page")
+
+
+def _is_measured(item: Item) -> bool:
+    """Whether its answer measures a model: a random check, or one of a round that runs."""
+    in_round = RoundCheck.objects.filter(item=item, round__state=Round.State.RUNNING)
+    return item.split != Split.POOL or in_round.exists()

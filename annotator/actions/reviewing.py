@@ -10,7 +10,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from annotator import queries, task_types
-from annotator.actions import class_changes, labeling, proposing, training
+from annotator.actions import class_changes, flagging, labeling, proposing, training
 from annotator.errors import InvalidAnnotation, NotFound
 from annotator.models import Annotation, AuditEvent, Item, Project, Proposal, QueueEntry, Split
 
@@ -18,6 +18,9 @@ from annotator.models import Annotation, AuditEvent, Item, Project, Proposal, Qu
 # So may one that was accepted unseen: somebody looks now.
 DECIDABLE = (*Proposal.UNDECIDED, Proposal.State.WITHDRAWN)
 DECISIONS_AT_MOST = 1000
+# What is done to a screenful is one event, of proposals or of labels (actions/checking.py); so is its undo.
+REVIEWED, CHECKED, TAKEN_BACK = "reviewed proposals", "checked labels", "took back a review"
+UNDOABLE = (REVIEWED, CHECKED)
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,15 @@ def decide(
     accepted: list[int] | None = None,
     rejected: list[int] | None = None,
     corrected: dict[int, Any] | None = None,
+    place: str = "",
 ) -> Decision:
     """Accept, reject and correct proposals by id. ``corrected`` maps a proposal to what the task type's clean takes.
 
     Every decision becomes an annotation of the reviewer that settles the proposal: a label when accepted or
     corrected, a rejection ("not this") otherwise, whose item stays open and goes back to the queue. Proposals whose
     item somebody has answered or holds meanwhile are left alone and reported. Sending the same decision again counts
-    the same and writes nothing. Locks the items, then the project's proposals.
+    the same and writes nothing. place: the address it was decided at, for an undo to lead back to. Locks the items,
+    then the project's proposals.
     """
     class_changes.hold_classes(project)
     verdicts = _verdicts(project, accepted or [], rejected or [], corrected or {})
@@ -86,12 +91,13 @@ def decide(
         event = AuditEvent.objects.create(
             project=project,
             actor=reviewer,
-            verb="reviewed proposals",
+            verb=REVIEWED,
             detail={
                 "annotations": written,
                 "accepted": decision.accepted,
                 "rejected": decision.rejected,
                 "corrected": decision.corrected,
+                "place": place,
             },
         )
         decision.event_id = event.pk
@@ -176,8 +182,8 @@ def _settle(proposal: Proposal, item: Item, reviewer: User, verdict: str, value:
 
 def decision_before(*, project: Project, reviewer: User, event_id: int) -> AuditEvent | None:
     """This reviewer's last screenful before that one which still counts. Two queries."""
-    taken_back = AuditEvent.objects.filter(project=project, actor=reviewer, verb="took back a review")
-    decided = AuditEvent.objects.filter(project=project, actor=reviewer, verb="reviewed proposals", pk__lt=event_id)
+    taken_back = AuditEvent.objects.filter(project=project, actor=reviewer, verb=TAKEN_BACK)
+    decided = AuditEvent.objects.filter(project=project, actor=reviewer, verb__in=UNDOABLE, pk__lt=event_id)
     return decided.exclude(pk__in=list(taken_back.values_list("detail__event", flat=True))).order_by("-pk").first()
 
 
@@ -186,11 +192,12 @@ def undo_decision(*, project: Project, reviewer: User, event_id: int) -> int:
     """Take back a screenful this reviewer decided; how many decisions that was. Doing it twice takes back nothing.
 
     Each decision is superseded by a retraction, behind which an earlier decision of this reviewer on the same item
-    counts again. Its proposal is pending again if the item is open, has no newer one, and the class is in use.
+    counts again. A label that was doubted loses its flag. Its proposal is pending again if the item is open, has no
+    newer one, and the class is in use.
     Locks the items, then the project's proposals.
     """
     class_changes.hold_classes(project)
-    event = AuditEvent.objects.filter(project=project, actor=reviewer, verb="reviewed proposals", pk=event_id).first()
+    event = AuditEvent.objects.filter(project=project, actor=reviewer, verb__in=UNDOABLE, pk=event_id).first()
     if event is None:
         raise NotFound(f"there is no decision {event_id} of yours in this project")
     decided = set(Annotation.objects.filter(pk__in=event.detail["annotations"]).values_list("item_id", "created_at"))
@@ -210,11 +217,13 @@ def undo_decision(*, project: Project, reviewer: User, event_id: int) -> int:
         if annotation.settles is not None:
             _put_up_again(annotation.settles, items[annotation.item_id])
         undone += 1
+    for flag_id in event.detail.get("flags", []):
+        undone += flagging.lower_flag(project=project, flag_id=flag_id, actor=reviewer)
     if undone:
         AuditEvent.objects.create(
             project=project,
             actor=reviewer,
-            verb="took back a review",
+            verb=TAKEN_BACK,
             detail={"event": event_id, "undone": undone},
         )
     return undone

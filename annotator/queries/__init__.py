@@ -54,7 +54,6 @@ from annotator.queries.progress import answers_since as answers_since
 from annotator.queries.progress import is_learning as is_learning
 from annotator.queries.progress import label_progress as label_progress
 from annotator.queries.progress import pending as pending
-from annotator.queries.progress import pending_proposals as pending_proposals
 from annotator.queries.progress import phase as phase
 from annotator.queries.progress import phase_told as phase_told
 from annotator.queries.progress import proposal_precision as proposal_precision
@@ -67,5 +66,12 @@ from annotator.queries.reasons import is_blind as is_blind
 from annotator.queries.reasons import reason_text as reason_text
 from annotator.queries.reasons import shows_hint as shows_hint
 from annotator.queries.reasons import suggestion as suggestion
+from annotator.queries.screens import Screen as Screen
+from annotator.queries.screens import bounded_count as bounded_count
+from annotator.queries.screens import chosen_rows as chosen_rows
+from annotator.queries.screens import hesitant_pairs as hesitant_pairs
+from annotator.queries.screens import screen as screen
+from annotator.queries.selecting import Selection as Selection
+from annotator.queries.selecting import read_selection as read_selection
 from annotator.queries.vectors import Vectors as Vectors
 from annotator.queries.vectors import vectors as vectors

@@ -155,24 +155,16 @@ def accuracy_curve(project: Project, points_at_most: int = 200) -> list[CurvePoi
 def pending(project: Project, state: str = Proposal.State.PENDING) -> QuerySet[Proposal]:
     """Proposals that wait for a decision, or are in another state a reviewer may look through, without those whose
     image somebody is answering right now."""
-    return Proposal.objects.filter(project=project, state=state).exclude(
-        item__queue_entry__leased_until__gt=timezone.now()
-    )
+    held = QueueEntry.objects.filter(project=project, leased_until__gt=timezone.now()).values("item_id")
+    return Proposal.objects.filter(project=project, state=state).exclude(item_id__in=held)
 
 
 def review_groups(project: Project, state: str = Proposal.State.PENDING) -> list[tuple[LabelClass, int]]:
-    """The classes that have proposals waiting, with how many, in class order. Two queries."""
+    """The classes that have proposals waiting, with how many, in class order. Two queries, one of them a count by
+    class over the index `pending_proposals_by_doubt`."""
     by_class = pending(project, state).order_by().values_list("label_class").annotate(n=Count("pk"))
     counts = dict(by_class.values_list("label_class", "n"))
     return [(each, counts[each.pk]) for each in project.classes.all() if counts.get(each.pk)]
-
-
-def pending_proposals(
-    project: Project, class_id: int, limit: int = 60, state: str = Proposal.State.PENDING
-) -> list[Proposal]:
-    """The proposals of one class that wait, the most doubtful first."""
-    waiting = pending(project, state).filter(label_class_id=class_id).select_related("item", "model_version")
-    return list(waiting.order_by("confidence", "id")[:limit])
 
 
 def proposal_precision(project: Project) -> dict[str, Any] | None:

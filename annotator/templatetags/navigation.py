@@ -33,6 +33,7 @@ class Tab:
     is_current: bool
     counts: bool = False
     count: int = 0
+    is_more: bool = False
 
 
 @register.simple_tag(takes_context=True)
@@ -45,6 +46,7 @@ def tabs(context: Context) -> list[Tab]:
             membership = get_membership(request.user, project.pk)
         except WinnowError:
             return []
+    waiting, is_more = queries.bounded_count(queries.pending(project))
     here = request.resolver_match.view_name if request.resolver_match else ""
     return [
         Tab(
@@ -52,7 +54,8 @@ def tabs(context: Context) -> list[Tab]:
             url=reverse(view, args=[project.pk]),
             is_current=here in views,
             counts=view == "review",
-            count=queries.pending(project).count() if view == "review" else 0,
+            count=waiting if view == "review" else 0,
+            is_more=is_more,
         )
         for title, view, needed, views in TABS
         if allows(membership.role, needed)

@@ -1,50 +1,43 @@
-"""The review page: a screenful of proposals of one class, decided by one request."""
+"""The review page: a screenful of proposals or labels, decided by one request. What it shows is in its address."""
 
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.utils.http import urlencode
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST
 
 from annotator import queries
 from annotator.access import REVIEW, get_membership
-from annotator.actions import certifying, reviewing
+from annotator.actions import certifying, checking, reviewing
 from annotator.actions.gate import given_back
 from annotator.actions.projects import PAGE_KEYS
-from annotator.errors import InvalidAnnotation, WinnowError
-from annotator.models import AuditEvent, Item, LabelClass, Membership, Project, Proposal, Split
-from annotator.views import PageRequest, calibration, page
+from annotator.errors import InvalidAnnotation, InvalidFilter, WinnowError
+from annotator.models import AuditEvent, Item, LabelClass, Membership, Project, Proposal
+from annotator.queries.selecting import (
+    EVERY_CLASS,
+    LABELS,
+    NAMES,
+    TILES,
+    TILES_AT_LEAST,
+    TILES_AT_MOST,
+    UNSEEN,
+    Selection,
+    read_selection,
+)
+from annotator.views import PageRequest, page
 from annotator.views.certifying import promise
-from annotator.views.choices import choices_of, is_tiny
-from annotator.wording import percent, promised
+from annotator.views.choices import choices_of
+from annotator.views.review_filters import form_of, in_force, order_told, question
+from annotator.views.review_tiles import tiles_of
+from annotator.views.review_trust import trust_context
 
 TEMPLATE = "reviewing.html"
-TILES = 60
-SHORT_LIST = 3
-# What is named on the tile itself; and the longest list with a promise, as LISTED_AT_MOST of ml_worker/refitting.py.
-NAMED_ON_TILE, LISTED_AT_MOST = 2, 12
-# What ``show`` asks for instead of what waits: labels that count although nobody looked.
-UNSEEN = "unseen"
-# How sure the headline wants to be, below which sureness it names none, and when confidences are calibrated.
-SURENESS, SURENESS_SAID, CALIBRATED_FROM = 0.95, 0.5, 30
-CHECKS_AT_MOST = 20_000
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One proposal in the grid. ``short_list``: the listed classes in words, or the likeliest where no list has a
-    promise. ``listed``: their ids; ``others``: what else it may be, for the tile itself."""
-
-    proposal: Proposal
-    confidence: str
-    short_list: str
-    listed: list[int]
-    others: str
-    is_tiny: bool
+# Written by the page's script: how many tiles fit this screen, and how large they are.
+TILES_COOKIE, SIZE_COOKIE, SIZES = "winnow_tiles", "winnow_tile_size", ("s", "m", "l", "xl")
 
 
 @dataclass(frozen=True)
@@ -54,32 +47,14 @@ class Group:
     label_class: LabelClass
     pending: int
     is_current: bool
-
-
-@dataclass(frozen=True)
-class Trust:
-    """What the random checks say of the proposals as a whole.
-
-    ``sureness``: how sure one may be that at least the project's target is right; empty below SURENESS_SAID, where
-    the number would be read as something. ``missing``: how many more checks, all of them
-    right, would make that 95 %; None when more checks cannot be expected to. ``waiting``: checks not answered yet.
-    """
-
-    right: int
-    checked: int
-    estimate: str
-    at_least: str
-    sureness: str
-    is_enough: bool
-    missing: int | None
-    waiting: int
+    query: str
 
 
 @dataclass(frozen=True)
 class Left:
-    """A proposal that a decision left as it was: which image, what was said of it, and why that did not count."""
+    """An image that a decision left as it was: what was said of it, and why that did not count."""
 
-    proposal: Proposal
+    item: Item
     wanted: str
     why: str
 
@@ -90,76 +65,130 @@ def show(request: PageRequest, project_id: int) -> HttpResponse:
     membership = get_membership(request.user, project_id, REVIEW)
     if request.method == "POST":
         return _decide(request, membership)
-    decided = _last_decision(request, membership.project)
-    context = _context(membership, request.GET) | {"decided": decided}
-    return render(request, f"{TEMPLATE}#grid" if request.htmx else TEMPLATE, context)
+    try:
+        context = _context(request, membership, request.GET)
+    except InvalidFilter as error:
+        return _misread(request, membership, error)
+    return _answer(request, context | {"decided": _last_decision(request, membership.project)})
 
 
 @require_POST
 @page
 def undo(request: PageRequest, project_id: int) -> HttpResponse:
-    """Take back the screenful named by ``event``."""
+    """Take back the screenful named by ``event``, and go back to where it was decided."""
     membership = get_membership(request.user, project_id, REVIEW)
+    project = membership.project
     try:
         event_id = _read_id(request.POST.get("event"))
-        undone = reviewing.undo_decision(project=membership.project, reviewer=request.user, event_id=event_id)
+        undone = reviewing.undo_decision(project=project, reviewer=request.user, event_id=event_id)
     except WinnowError as error:
         return _refused(request, membership, error)
+    place = AuditEvent.objects.get(pk=event_id).detail.get("place") or _place(request.POST).urlencode()
     if not request.htmx:
-        return _see_other(membership.project, _place(request.POST))
-    before = reviewing.decision_before(project=membership.project, reviewer=request.user, event_id=event_id)
-    context = _context(membership, request.POST) | {"decided": _counts(before) if before else None}
-    return render(request, f"{TEMPLATE}#grid", context | {"undone": undone, "is_undone": True})
+        return _see_other(project, place)
+    before = reviewing.decision_before(project=project, reviewer=request.user, event_id=event_id)
+    context = _context(request, membership, QueryDict(place))
+    context |= {"decided": _counts(before) if before else None, "undone": undone, "is_undone": True}
+    return _answer(request, context)
+
+
+def _answer(request: PageRequest, context: dict[str, Any], status: int = 200) -> HttpResponse:
+    """The grid alone to a script, else the page with its filter."""
+    if request.htmx:
+        return render(request, f"{TEMPLATE}#grid", context, status=status)
+    project, sent = context["project"], context["sent"]
+    return render(request, TEMPLATE, context | {"filter": form_of(project, sent)}, status=status)
+
+
+def _misread(request: PageRequest, membership: Membership, error: InvalidFilter) -> HttpResponse:
+    """What does not fit the filter, with the form as it was sent, and no image."""
+    sent = {name: request.GET[name][:500] for name in NAMES if request.GET.get(name)}
+    context = {
+        "project": membership.project,
+        "membership": membership,
+        "task_type": f"task_types/{membership.project.task_type}.html",
+        "misread": error,
+        "sent": sent,
+        "choices": [],
+        "size": _size(request),
+        "waiting": _waiting(membership.project),
+    }
+    return _answer(request, context, status=error.status)
+
+
+# --- deciding ------------------------------------------------------------------------------------------------------
 
 
 def _decide(request: PageRequest, membership: Membership) -> HttpResponse:
+    place, project = _place(request.POST), membership.project
     try:
         wanted = _read_decisions(request.POST)
-        decision = reviewing.decide(project=membership.project, reviewer=request.user, **wanted)
+        decided_at = request.POST.get("here") or place.urlencode()
+        if place.get("show") == LABELS:
+            names = {"right": "accepted", "doubted": "rejected", "corrected": "corrected"}
+            said = {name: wanted[other] for name, other in names.items()}
+            decision = checking.check_labels(project=project, reviewer=request.user, place=decided_at, **said)
+        else:
+            decision = reviewing.decide(project=project, reviewer=request.user, place=decided_at, **wanted)
     except WinnowError as error:
         return _refused(request, membership, error)
-    left = _left(membership.project, decision, wanted)
+    left = _left(project, decision, wanted, is_labels=place.get("show") == LABELS)
+    # What was left undecided, or stays because it is a label, comes again only behind everything else.
+    if request.POST.getlist("left") or place.get("show") == LABELS:
+        place["after"], place["before"] = request.POST.get("last", ""), ""
+        place["class"] = place.get("class") or QueryDict(decided_at).get("class", "")
     if not request.htmx and not left:
-        event = {"decided": decision.event_id} if decision.event_id else {}
-        return _see_other(membership.project, _place(request.POST) | event)
+        event = f"&decided={decision.event_id}" if decision.event_id else ""
+        return _see_other(project, place.urlencode() + event)
     # What was left alone cannot be told after a redirect: it is nowhere but here.
-    context = _context(membership, request.POST) | {"decided": decision, "left": left}
-    return render(request, f"{TEMPLATE}#grid" if request.htmx else TEMPLATE, context)
+    context = _context(request, membership, place, goes_on=True)
+    return _answer(request, context | {"decided": decision, "left": left})
 
 
-def _left(project: Project, decision: reviewing.Decision, wanted: dict[str, Any]) -> list[Left]:
+def _left(project: Project, decision: reviewing.Decision, wanted: dict[str, Any], *, is_labels: bool) -> list[Left]:
     """The conflicts with the name of each image and what the reviewer had said of it."""
     why = {each.proposal_id: each.why for each in decision.conflicts}
     names = {each.pk: each.name for each in project.classes.all()}
+    if is_labels:
+        items = Item.objects.filter(project=project, pk__in=why).order_by("pk")
+        return [Left(item, _verdict(item.pk, "", wanted, names), why[item.pk]) for item in items]
     proposals = Proposal.objects.select_related("item").filter(project=project, pk__in=why).order_by("pk")
-    return [Left(each, _verdict(each, wanted, names), why[each.pk]) for each in proposals]
+    return [
+        Left(each.item, _verdict(each.pk, names.get(each.label_class_id or 0, ""), wanted, names), why[each.pk])
+        for each in proposals
+    ]
 
 
-def _verdict(proposal: Proposal, wanted: dict[str, Any], names: dict[int, str]) -> str:
-    """What the reviewer said of this proposal, in words."""
-    proposed = names.get(proposal.label_class_id or 0, "this")
-    if proposal.pk in wanted["rejected"]:
-        return f"not {proposed}"
-    if proposal.pk in wanted["corrected"]:
-        return names.get(int(wanted["corrected"][proposal.pk]["class"]), "another class")
-    return proposed
+def _verdict(pk: int, proposed: str, wanted: dict[str, Any], names: dict[int, str]) -> str:
+    """What the reviewer said of this tile, in words."""
+    if pk in wanted["rejected"]:
+        return _("not %(name)s") % {"name": proposed or _("this")}
+    if pk in wanted["corrected"]:
+        return names.get(int(wanted["corrected"][pk]["class"]), _("another class"))
+    return proposed or _("this")
 
 
 def _read_decisions(posted: QueryDict) -> dict[str, Any]:
-    """Every ``shown`` proposal not named by ``wrong`` or ``corrected`` (``<proposal>:<class>``) is accepted."""
+    """Every ``shown`` tile not named by ``wrong``, ``left`` or ``corrected`` (``<tile>:<class>``) is accepted."""
     corrected = {}
     for each in posted.getlist("corrected"):
-        proposal, _, class_id = each.partition(":")
-        corrected[_read_id(proposal)] = {"class": _read_id(class_id)}
-    rejected = {_read_id(each) for each in posted.getlist("wrong")} - set(corrected)
-    shown = [_read_id(each) for each in posted.getlist("shown")]
-    accepted = [each for each in dict.fromkeys(shown) if each not in rejected and each not in corrected]
+        tile, _colon, class_id = each.partition(":")
+        corrected[_read_id(tile)] = {"class": _read_id(class_id)}
+    left = {_read_id(each) for each in posted.getlist("left")}
+    corrected = {tile: value for tile, value in corrected.items() if tile not in left}
+    rejected = {_read_id(each) for each in posted.getlist("wrong")} - set(corrected) - left
+    shown = dict.fromkeys(_read_id(each) for each in posted.getlist("shown"))
+    accepted = [each for each in shown if each not in rejected | left and each not in corrected]
     return {"accepted": accepted, "rejected": sorted(rejected), "corrected": corrected}
 
 
-def _place(sent: QueryDict) -> dict[str, str]:
-    """Which grid somebody is at, for the address that leads back there."""
-    return {"class": sent.get("class", "")} | ({"show": UNSEEN} if sent.get("show") == UNSEEN else {})
+def _place(posted: QueryDict) -> QueryDict:
+    """The address of the grid somebody is at: ``place``, or its words one by one."""
+    place = QueryDict(posted.get("place", ""), mutable=True)
+    for name in ("class", "show"):
+        if name in posted and name not in place:
+            place[name] = posted[name]
+    return place
 
 
 def _read_id(raw: str | None) -> int:
@@ -169,13 +198,15 @@ def _read_id(raw: str | None) -> int:
 
 
 def _refused(request: PageRequest, membership: Membership, error: WinnowError) -> HttpResponse:
-    context = _context(membership, request.POST) | {"error": error}
-    template = f"{TEMPLATE}#grid" if request.htmx else TEMPLATE
-    return render(request, template, context, status=error.status)
+    try:
+        context = _context(request, membership, _place(request.POST))
+    except InvalidFilter:
+        context = _context(request, membership, QueryDict())
+    return _answer(request, context | {"error": error}, status=error.status)
 
 
-def _see_other(project: Project, query: dict[str, Any]) -> HttpResponse:
-    response = redirect(f"{reverse('review', args=[project.pk])}?{urlencode(query)}")
+def _see_other(project: Project, query: str) -> HttpResponse:
+    response = redirect(f"{reverse('review', args=[project.pk])}?{query}")
     response.status_code = 303
     return response
 
@@ -191,138 +222,157 @@ def _last_decision(request: HttpRequest, project: Project) -> dict[str, Any] | N
     return _counts(event)
 
 
-def _counts(event: AuditEvent) -> dict[str, int]:
+def _counts(event: AuditEvent) -> dict[str, Any]:
     counts = {name: event.detail.get(name, 0) for name in ("accepted", "rejected", "corrected")}
-    return counts | {"event_id": event.pk}
+    return counts | {"event_id": event.pk, "is_labels": event.verb == reviewing.CHECKED}
 
 
-def _context(membership: Membership, sent: QueryDict) -> dict[str, Any]:
-    """The grid of the wanted class, else of the first one that has proposals waiting; or labels accepted unseen."""
-    project, wanted, is_unseen = membership.project, sent.get("class"), sent.get("show") == UNSEEN
+# --- showing -------------------------------------------------------------------------------------------------------
+
+
+def _context(
+    request: HttpRequest, membership: Membership, raw: Mapping[str, str], *, goes_on: bool = False
+) -> dict[str, Any]:
+    """The screen the address asks for. goes_on: where there is nothing behind the place it names, the next class."""
+    project = membership.project
+    chosen = read_selection(project, raw, tiles=_tiles(request))
+    is_unseen = chosen.show == UNSEEN
     state = Proposal.State.AUTO_ACCEPTED if is_unseen else Proposal.State.PENDING
-    groups = queries.review_groups(project, state)
-    chosen = next((each for each, _ in groups if str(each.pk) == wanted), groups[0][0] if groups else None)
-    classes = queries.open_classes(project)
-    model = queries.current_model(project)
+    groups = [] if chosen.show == LABELS else queries.review_groups(project, state)
+    chosen, label_class = _resolved(project, chosen, groups)
+    found = queries.screen(project, chosen)
+    if not found.rows and not found.is_cut and (chosen.after or chosen.before):
+        chosen, label_class = _from_the_start(chosen, label_class, groups if goes_on else [])
+        found = queries.screen(project, chosen)
+    here = EVERY_CLASS if label_class is None else str(label_class.pk)
+    tiles = tiles_of(project, request.user.pk or 0, chosen, found.rows)
     context = {
         "project": project,
         "membership": membership,
         "task_type": f"task_types/{project.task_type}.html",
-        "groups": [Group(each, pending, each == chosen) for each, pending in groups],
-        "waiting": sum(pending for _, pending in groups),
-        "label_class": chosen,
-        "posted_class": wanted or "",
-        "tiles": _tiles(project, chosen, state) if chosen else [],
+        "sent": dict(chosen.sent),
+        "chosen": chosen,
+        "is_labels": chosen.show == LABELS,
         "is_unseen": is_unseen,
+        "is_mixed": label_class is None,
+        "groups": _groups(project, chosen, groups, label_class),
+        "every_query": chosen.first_screen(**{"class": EVERY_CLASS}),
+        "waiting": _waiting(project),
+        "label_class": label_class,
+        "tiles": tiles,
+        "found": found,
+        "place": chosen.query(),
+        "here": chosen.query(**{"class": here}),
+        "next_query": _next(chosen, here, found, groups, label_class),
+        "before_query": chosen.query(**{"class": here, "after": "", "before": found.before}) if found.before else "",
+        "question": question(chosen, label_class),
+        "order_told": order_told(chosen),
+        "in_force": in_force(project, chosen),
+        "matches": _matches(project, chosen) if chosen.is_narrowed else "",
+        "size": _size(request),
         "unseen": certifying.accepted_unseen(project).count(),
         "promises": [promise(each) for each in certifying.standing_certificates(project) if each.accepted_at],
         "given_back": given_back(project),
-        "choices": choices_of(classes, PAGE_KEYS),
-        "trust": _trust(project),
-        "calibrated_from": CALIBRATED_FROM,
-        "checks_at_least": queries.CHECKS_AT_LEAST,
-        "target": promised(project.settings.target_precision),
-        "checks_needed": checks_missing(project.settings.target_precision, SURENESS, 0, 0),
-        "checks_like_these": (queries.proposal_precision(project) or {}).get("checked", 0),
-        "checks": queries.measured(model, "audit").n,
-        "short_lists": calibration.short_list(model, {}) if model else None,
+        "choices": choices_of(queries.open_classes(project), PAGE_KEYS),
     }
-    if chosen is None:
+    if chosen.show != LABELS:
+        context |= trust_context(project)
+    if not tiles:
         context |= {"progress": queries.label_progress(project, membership.user)}
     return context
 
 
-def _tiles(project: Project, label_class: LabelClass, state: str) -> list[Tile]:
-    names = {each.pk: each.name for each in project.classes.all()}
-    proposals = queries.pending_proposals(project, label_class.pk, limit=TILES, state=state)
-    return [_tile(each, names) for each in proposals]
+def _resolved(
+    project: Project, chosen: Selection, groups: list[tuple[LabelClass, int]]
+) -> tuple[Selection, LabelClass | None]:
+    """The filter with its class decided: the one asked for, else the first that waits; None: all of them.
+
+    Classes that would leave most of a screen empty are shown together, one behind the other.
+    """
+    asked = chosen.class_id
+    if chosen.every or chosen.pair:
+        return replace(chosen, class_id=None, every=True), None
+    if chosen.show == LABELS or chosen.is_narrowed:
+        label_class = project.classes.filter(pk=asked).first() if asked is not None else None
+        return replace(chosen, class_id=label_class.pk if label_class else None), label_class
+    there = next((each for each, _n in groups if each.pk == asked), None)
+    if there is None and groups:
+        first, waiting = groups[0]
+        if len(groups) > 1 and waiting * 2 < chosen.tiles:
+            return replace(chosen, class_id=None, every=True), None
+        there = first
+    return replace(chosen, class_id=there.pk if there else None), there
 
 
-def _tile(proposal: Proposal, names: dict[int, str]) -> Tile:
-    listed = [(class_id, names.get(class_id, "an archived class"), prob) for class_id, prob in proposal.short_list]
-    shown, others = listed[:SHORT_LIST], ""
-    if _is_promised(proposal):
-        others = _others(proposal, [(class_id, name) for class_id, name, _ in listed])
-        shown = listed if len(listed) <= LISTED_AT_MOST else shown
-    words = ", ".join(f"{name} {percent(prob)}" for _, name, prob in shown)
-    return Tile(
-        proposal=proposal,
-        confidence=percent(proposal.confidence),
-        short_list="unlike anything labelled" if others == "unlike" else words,
-        listed=[class_id for class_id, _, _ in listed[:LISTED_AT_MOST]],
-        others=others,
-        is_tiny=is_tiny(proposal.item),
-    )
+def _from_the_start(
+    chosen: Selection, label_class: LabelClass | None, groups: list[tuple[LabelClass, int]]
+) -> tuple[Selection, LabelClass | None]:
+    """Nothing is left behind this place: the next class, where only undecided ones are left here, or the beginning."""
+    following = _following(groups, label_class) if not chosen.is_narrowed else None
+    if following is None:
+        return chosen.at(), label_class
+    other = chosen.at()
+    sent = tuple((name, str(following.pk) if name == "class" else value) for name, value in other.sent)
+    return replace(other, class_id=following.pk, sent=sent), following
 
 
-def _others(proposal: Proposal, listed: list[tuple[int, str]]) -> str:
-    """What else, or instead, the list of a proposal names; empty where it names the proposed class alone."""
-    if not listed:
-        return "unlike"
-    if len(listed) > LISTED_AT_MOST:
-        return f"or {LISTED_AT_MOST}+"
-    named = [name for class_id, name in listed if class_id != proposal.label_class_id]
-    if not named:
+def _following(groups: list[tuple[LabelClass, int]], label_class: LabelClass | None) -> LabelClass | None:
+    """The class behind this one that has proposals, the first one behind the last; None without another."""
+    classes = [each for each, _n in groups]
+    if label_class not in classes or len(classes) < 2:
+        return None
+    return classes[(classes.index(label_class) + 1) % len(classes)]
+
+
+def _next(
+    chosen: Selection,
+    here: str,
+    found: queries.Screen,
+    groups: list[tuple[LabelClass, int]],
+    label_class: LabelClass | None,
+) -> str:
+    """The address of the next screen, of the next class at the end of one; empty: there is none."""
+    if found.after:
+        return chosen.query(**{"class": here, "after": found.after, "before": ""})
+    following = None if chosen.is_narrowed else _following(groups, label_class)
+    return chosen.first_screen(**{"class": str(following.pk)}) if following else ""
+
+
+def _groups(
+    project: Project, chosen: Selection, groups: list[tuple[LabelClass, int]], current: LabelClass | None
+) -> list[Group]:
+    counted = [(each, 0) for each in queries.open_classes(project)] if chosen.show == LABELS else groups
+    # Counts are of all that waits; under a filter they would mislead.
+    return [
+        Group(
+            each,
+            0 if chosen.is_narrowed else waiting,
+            each == current,
+            chosen.first_screen(**{"class": str(each.pk)}),
+        )
+        for each, waiting in counted
+    ]
+
+
+def _matches(project: Project, chosen: Selection) -> str:
+    """How many the filter lets through, counted up to a thousand; empty where that must be asked of each."""
+    if chosen.disagree == "neighbours":
         return ""
-    more = len(named) - NAMED_ON_TILE
-    # One class has its own threshold, so the likeliest may be left out where the second is not.
-    start = "rather" if len(named) == len(listed) else "or"
-    return f"{start} {', '.join(named[:NAMED_ON_TILE])}{f' +{more}' if more > 0 else ''}"
+    count, is_more = queries.bounded_count(queries.chosen_rows(project, chosen))
+    return f"{count:,}{'+' if is_more else ''}"
 
 
-def _is_promised(proposal: Proposal) -> bool:
-    """Whether its list is one of which a share is promised to hold the right class: see ml_worker/conformal.py."""
-    return proposal.certificate_id is None and bool(proposal.model_version.metrics.get("short_list"))
+def _waiting(project: Project) -> str:
+    count, is_more = queries.bounded_count(queries.pending(project))
+    return f"{count:,}{'+' if is_more else ''}"
 
 
-def _trust(project: Project) -> Trust | None:
-    """The headline's numbers, or None before CHECKS_AT_LEAST random checks were answered on which the model is this
-    confident."""
-    precision = queries.proposal_precision(project)
-    if precision is None or precision["checked"] < queries.CHECKS_AT_LEAST:
-        return None
-    right, checked = precision["right"], precision["checked"]
-    target = project.settings.target_precision
-    sureness = sureness_of(target, right, checked)
-    return Trust(
-        right=right,
-        checked=checked,
-        estimate=percent(right / checked),
-        at_least=f"{math.floor(precision['low'] * 1000) / 10:.1f} %",
-        sureness=f"{math.floor(sureness * 100)} %" if sureness >= SURENESS_SAID else "",
-        is_enough=sureness >= SURENESS,
-        missing=checks_missing(target, SURENESS, right, checked),
-        waiting=queries.pool_counts(project)[Split.AUDIT][Item.State.OPEN],
-    )
+def _tiles(request: HttpRequest) -> int:
+    raw = request.COOKIES.get(TILES_COOKIE, "")
+    fits = int(raw) if raw.isascii() and raw.isdigit() and len(raw) < 4 else TILES
+    return fits if TILES_AT_LEAST <= fits <= TILES_AT_MOST else TILES
 
 
-def sureness_of(target: float, right: int, checked: int) -> float:
-    """The confidence, 0..1, of the claim that at least ``target`` of all are right, from so many random checks.
-
-    The level at which the one-sided Clopper-Pearson lower bound equals the target: one minus the probability of
-    ``checked - right`` errors or fewer, were exactly ``target`` right. Source: Clopper and Pearson 1934.
-    """
-    at_least_as_good, term = 0.0, target**checked
-    for errors in range(checked - right + 1):
-        at_least_as_good += term
-        term *= (checked - errors) / (errors + 1) * (1 - target) / target
-    return max(0.0, 1 - at_least_as_good)
-
-
-def checks_missing(target: float, sureness: float, right: int, checked: int) -> int | None:
-    """The fewest further checks, all right, that give this sureness; None when the estimate is below the target.
-
-    By bisection between none and CHECKS_AT_MOST; None beyond that, too.
-    """
-    if right < target * checked and checked - right > 1:
-        return None
-    too_few, enough = -1, CHECKS_AT_MOST
-    if sureness_of(target, right + enough, checked + enough) < sureness:
-        return None
-    while enough - too_few > 1:
-        middle = (too_few + enough) // 2
-        if sureness_of(target, right + middle, checked + middle) >= sureness:
-            enough = middle
-        else:
-            too_few = middle
-    return enough
+def _size(request: HttpRequest) -> str:
+    wanted = request.COOKIES.get(SIZE_COOKIE, "m")
+    return wanted if wanted in SIZES else "m"
