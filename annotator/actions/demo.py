@@ -45,12 +45,12 @@ def create_demo_project(owner: User) -> Project | None:
             owner=owner, name=_free_name(), class_names=[], instructions=INSTRUCTIONS, is_demo=True
         )
         projects.save_settings(project=project, actor=owner, raw={"augment_mirror": False})  # a mirrored 3 is none
-        classes = [
+        digits = [
             classes.add_class(project=project, actor=owner, name=str(digit), shortcut=str(digit))
             for digit in range(10)
         ]
         items = _create_items(project, owner, pngs)
-        _label_test_items(project, owner, items, [classes[target] for target in targets])
+        _label_test_items(project, owner, items, [digits[target] for target in targets])
         # Without a project, so that it outlives it: a demo that was deleted does not come back.
         AuditEvent.objects.create(actor_id=owner.pk, verb=CREATED, detail={"project": project.pk})
         queueing.start_queue(project=project)
