@@ -1,5 +1,6 @@
 """Two classes become one while others answer, and two again: no answer is lost, and it stays who said what."""
 
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -517,3 +518,38 @@ def test_two_owners_who_merge_at_once_do_it_once_or_one_after_the_other(
     event = AuditEvent.objects.filter(verb="merged a class").latest("pk")
     said = side_by_side(lambda: take_back(project, alice, event), lambda: take_back(project, carol, event))
     assert sorted(said) == ["done", "this merge was taken back already; nothing was changed"]
+
+
+# --- many ---------------------------------------------------------------------------------------------------
+
+MANY, DIFFERENTLY = 100_000, 500
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_answers_are_moved_and_back_in_seconds(
+    project: Project, alice: User, bob: User, carol: User, cat: LabelClass, dog: LabelClass
+) -> None:
+    many = bare_items(project, [Split.POOL] * MANY)
+    Item.objects.filter(project=project).update(state=Item.State.LABELLED)
+
+    def said(who: User, item: Item, label_class: LabelClass) -> Annotation:
+        return Annotation(
+            uuid=uuid.uuid4(), project=project, item=item, annotator=who, kind="label",
+            value={"class": label_class.pk}, created_at=timezone.now(),
+        )  # fmt: skip
+
+    Annotation.objects.bulk_create([said(bob, item, cat) for item in many], batch_size=5000)
+    Annotation.objects.bulk_create([said(carol, item, dog) for item in many[:DIFFERENTLY]])
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+    began = time.perf_counter()
+    event = merge(project, alice, cat, dog)
+    merged = time.perf_counter() - began
+    began = time.perf_counter()
+    take_back(project, alice, event)
+    parted = time.perf_counter() - began
+    print(f"{MANY:,} answers, {DIFFERENTLY} disputes: merged in {merged:.1f} s, taken back in {parted:.1f} s")
+    current = Annotation.objects.filter(superseded_by__isnull=True)
+    assert current.filter(value={"class": cat.pk}).count() == MANY
+    assert deciding.disputed_items(project).count() == DIFFERENTLY
+    assert max(merged, parted) < 60

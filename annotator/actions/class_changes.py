@@ -34,7 +34,8 @@ def seize_classes(project_id: int) -> None:
 
 def merged_into(project: Project) -> dict[int, int]:
     """Each merged class with the one its answers count as now, at the end of the chain. One query."""
-    next_ids = dict(project.classes.filter(merged_into__isnull=False).values_list("pk", "merged_into"))
+    merged = project.classes.filter(merged_into__isnull=False)
+    next_ids: dict[int, int] = {each.pk: each.merged_into_id or 0 for each in merged}
     ends = {}
     for class_id in next_ids:
         end = class_id
@@ -66,13 +67,18 @@ def follow(answer: Annotation) -> Annotation:
 
 def moved(answer: Annotation, class_id: int, by: AuditEvent | None) -> Annotation:
     """A copy behind this current answer that names another class, as old as the answer is."""
-    given_at, before = answer.created_at, answer.pk
-    copy = Annotation.objects.get(pk=before)
-    copy.pk, copy.uuid, copy.supersedes_id, copy.moved_by = None, uuids.uuid4(), before, by
-    copy.value = naming(answer.project, class_id)
+    return copied(answer, behind=answer, value=naming(answer.project, class_id), moved_by=by)
+
+
+def copied(answer: Annotation, *, behind: Annotation, **columns: Any) -> Annotation:
+    """A copy of an answer at the end of its chain, with the time it was given at and these columns changed."""
+    copy = Annotation.objects.get(pk=answer.pk)
+    copy.pk, copy.uuid, copy.supersedes = None, uuids.uuid4(), behind
+    for name, value in columns.items():
+        setattr(copy, name, value)
     copy._state.adding = True
     copy.save()
     # It was given then; auto_now_add cannot be told so.
-    Annotation.objects.filter(pk=copy.pk).update(created_at=given_at)
-    copy.created_at = given_at
+    Annotation.objects.filter(pk=copy.pk).update(created_at=answer.created_at)
+    copy.created_at = answer.created_at
     return copy

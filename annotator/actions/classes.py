@@ -181,7 +181,7 @@ def archive_class(*, label_class: LabelClass, actor: User, archived: bool) -> La
     """
     lock_project(label_class.project_id)
     label_class.refresh_from_db()
-    if label_class.merged_into_id is not None and not archived:
+    if label_class.merged_into is not None and not archived:
         raise Conflict(
             _("%(name)s was merged into %(into)s; take the merge back instead")
             % {"name": label_class.name, "into": label_class.merged_into.name}

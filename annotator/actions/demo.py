@@ -11,7 +11,8 @@ from django.core.files.storage import default_storage
 from django.db import transaction
 from PIL import Image
 
-from annotator.actions import classes, projects, queueing, training
+from annotator.actions import projects, queueing, training
+from annotator.actions.classes import add_class
 from annotator.actions.importing import audit_size
 from annotator.actions.item_files import item_key
 from annotator.models import Annotation, AuditEvent, Item, LabelClass, Project, Split
@@ -46,7 +47,7 @@ def create_demo_project(owner: User) -> Project | None:
         )
         projects.save_settings(project=project, actor=owner, raw={"augment_mirror": False})  # a mirrored 3 is none
         digits = [
-            classes.add_class(project=project, actor=owner, name=str(digit), shortcut=str(digit))
+            add_class(project=project, actor=owner, name=str(digit), shortcut=str(digit))
             for digit in range(10)
         ]
         items = _create_items(project, owner, pngs)

@@ -17,6 +17,8 @@ from annotator.queries.evidence import shows_examples as shows_examples
 from annotator.queries.flags import flagged_by as flagged_by
 from annotator.queries.flags import flagged_items as flagged_items
 from annotator.queries.flags import raised_flags as raised_flags
+from annotator.queries.groups import NONE_OF_THESE as NONE_OF_THESE
+from annotator.queries.groups import OPEN_IMAGES as OPEN_IMAGES
 from annotator.queries.groups import GroupedImages as GroupedImages
 from annotator.queries.groups import group_items as group_items
 from annotator.queries.groups import groupable_items as groupable_items

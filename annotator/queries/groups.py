@@ -15,7 +15,7 @@ from annotator.errors import InvalidSettings, NotFound
 from annotator.models import Annotation, Item, Job, LabelClass, Project, Proposal, Round, RoundCheck, Split
 
 # What can be grouped: open images; what fits no class; the images of a class, "class:<id>".
-OPEN, NONE_OF_THESE, CLASS = "open", "none_of_these", "class"
+OPEN_IMAGES, NONE_OF_THESE, CLASS = "open", "none_of_these", "class"
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class GroupedImages:
 
 def grouped_class(project: Project, of: str) -> LabelClass | None:
     """The class whose images these words ask for; None for open ones and none-of-these. Raises InvalidSettings."""
-    if of in (OPEN, NONE_OF_THESE):
+    if of in (OPEN_IMAGES, NONE_OF_THESE):
         return None
     kind, _, raw = of.partition(":")
     is_id = raw.isascii() and raw.isdigit() and len(raw) <= 18
     found = project.classes.filter(pk=int(raw)).first() if kind == CLASS and is_id else None
     if found is None:
         raise InvalidSettings(
-            f"{of[:40]!r} is nothing to group; wanted {OPEN!r}, {NONE_OF_THESE!r} or 'class:' and the id of a class"
+            f"{of[:40]!r} is nothing to group; wanted {OPEN_IMAGES!r}, {NONE_OF_THESE!r} or 'class:' with an id"
         )
     return found
 
@@ -52,10 +52,11 @@ def groupable_items(project: Project, of: str) -> QuerySet[Item]:
     label_class = grouped_class(project, of)
     if label_class is not None:
         value = task_types.get(project.task_type).clean(label_class.pk, [label_class.pk])
-        naming = Annotation.objects.filter(
-            item=OuterRef("pk"), kind=Annotation.Kind.LABEL, value=value, superseded_by__isnull=True
+        current = Annotation.objects.filter(
+            item=OuterRef("pk"), kind=Annotation.Kind.LABEL, superseded_by__isnull=True
         )
-        return pool.filter(Exists(naming), state=Item.State.LABELLED)
+        decided_otherwise = current.filter(reason_code=Annotation.DECISION).exclude(value=value)
+        return pool.filter(Exists(current.filter(value=value)), ~Exists(decided_otherwise), state=Item.State.LABELLED)
     if of == NONE_OF_THESE:
         return pool.filter(state=Item.State.NONE_OF_THESE)
     unseen = Proposal.objects.filter(item=OuterRef("pk"), state=Proposal.State.AUTO_ACCEPTED)
