@@ -113,6 +113,24 @@ def cancel(job: Job) -> None:
         raise Conflict(f"job {job.pk} is already over; nothing to cancel")
 
 
+# Before so much is done, or so much time has gone, what is left is anybody's guess.
+TELLING_SHARE, TELLING_S = 0.03, 5.0
+
+
+def seconds_left(job: Job) -> float | None:
+    """About how long a running job still takes, if it goes on as it went; None while that cannot be known.
+
+    It cannot before it has got somewhere, once it was asked to stop, nor after it was interrupted: part of the time
+    since its start it did not run, and how much nobody wrote down. No query.
+    """
+    if job.state != Job.State.RUNNING or job.cancel_requested or job.attempt > 1 or job.started_at is None:
+        return None
+    elapsed = (timezone.now() - job.started_at).total_seconds()
+    if job.progress < TELLING_SHARE or elapsed < TELLING_S:
+        return None
+    return elapsed * (1.0 - job.progress) / job.progress
+
+
 class Run:
     """One attempt at a job: the handle its code reports through. Every report is also the question "still mine?"."""
 
@@ -122,6 +140,7 @@ class Run:
         self.job = job
         self._lines: list[str] = job.log_tail.splitlines()
         self._reported_at = 0.0
+        self._said_at = 0.0
 
     def report(self, progress: float, message: str = "", *, force: bool = False) -> None:
         """Store progress 0..1 and what is being done, at most twice a second.
@@ -130,7 +149,7 @@ class Run:
         """
         if not force and time.monotonic() - self._reported_at < self.REPORT_EVERY_S:
             return
-        self._reported_at = time.monotonic()
+        self._reported_at, self._said_at = time.monotonic(), progress
         self._update(progress=min(1.0, max(0.0, progress)), message=message[:300], heartbeat_at=timezone.now())
         if Job.objects.filter(pk=self.job.pk, cancel_requested=True).exists():
             raise JobCancelled(f"job {self.job.pk} was cancelled")
@@ -145,6 +164,12 @@ class Run:
         """Add to the job's result, where it outlives this attempt."""
         self.job.result = {**self.job.result, **result}
         self._update(result=self.job.result)
+
+    @property
+    def last_words(self) -> dict[str, str]:
+        """The message of a job that is done: its last one if that was said of the whole, else none. What it was doing
+        on the way, and how long that would still take, is not true any more."""
+        return {} if self._said_at >= 1.0 else {"message": ""}
 
     def beat(self) -> None:
         """Say that this attempt lives."""
@@ -174,7 +199,7 @@ def running(job: Job) -> Iterator[Run]:
     try:
         with beating(run.beat, f"job {job.pk}"):
             yield run
-        run.end(Job.State.DONE, progress=1.0)
+        run.end(Job.State.DONE, progress=1.0, **run.last_words)
     except JobCancelled:
         run.end(Job.State.CANCELLED, message="cancelled")
     except JobLost:

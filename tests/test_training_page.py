@@ -201,11 +201,11 @@ def test_a_job_shows_its_progress_and_the_end_of_its_log(
         progress=0.5,
         message="learning",
         log_tail="12:00:00 <b>began</b>",
-        result={"refused": 1200, "watermark": 77123},
+        result={"refused_count": 1200, "watermark": 77123},
     )
     url = f"/projects/{project.pk}/jobs/{job.pk}/"
     page = login(vera).get(url).text
-    for shown in ("learning", 'value="0.500"', "&lt;b&gt;began&lt;/b&gt;", "1,200", 'hx-trigger="every 2s"'):
+    for shown in ("Learning", 'value="0.500"', "&lt;b&gt;began&lt;/b&gt;", "1,200", 'hx-trigger="every 2s"'):
         assert shown in page
     assert "77,123" not in page, "what jobs note for themselves"
     assert "/cancel/" not in page

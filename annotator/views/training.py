@@ -17,7 +17,7 @@ from annotator.access import OWN, REVIEW, VIEW, allows, get_job, get_membership,
 from annotator.actions import comparing, training
 from annotator.errors import Conflict, InvalidSettings, NotFound
 from annotator.models import Job, Membership, ModelVersion, Project
-from annotator.views import PageRequest, page
+from annotator.views import PageRequest, job_facts, page
 from annotator.views.dashboard import jobs_context, model_facts, polled, title_of
 
 TEMPLATE = "training.html"
@@ -30,21 +30,6 @@ TRAINED = "trained"
 JOB_TEMPLATE = "job.html"
 JOBS_AT_MOST = 20
 MODELS_AT_MOST = 30
-# What jobs note for themselves.
-BOOKKEEPING = {
-    "folder",
-    "is_tidy",
-    "watermark",
-    "preview",
-    "class_ids",
-    "history",
-    "seconds_left",
-    "beside",
-    "audit",
-    "encoders",
-    "summary",
-    jobs.INTERRUPTED,
-}
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -309,24 +294,9 @@ def _job_context(membership: Membership, wanted: Job) -> dict[str, Any]:
         "models": list(wanted.model_versions.all()),
         "training": training_facts(wanted) if wanted.kind == Job.Kind.TRAIN else None,
         "report": encoder_report(wanted, None) if "encoders" in wanted.result else None,
-        "result": _plain(wanted.result),
-        "parameters": _plain(wanted.parameters),
+        "facts": job_facts.facts(wanted),
         "worker_alive": queries.worker_state()["alive"],
     }
-
-
-def _plain(values: dict[str, Any]) -> list[tuple[str, str]]:
-    """The pairs a person can read: numbers and short words; lists by their length, files by their name alone."""
-    rows = []
-    for name, value in values.items():
-        if name in BOOKKEEPING:
-            continue
-        if name.endswith("path"):  # the folders of the server are nobody's business
-            name, value = name.removesuffix("path") + "file", Path(str(value)).name
-        if isinstance(value, list | dict):
-            value = f"{len(value)} entries"
-        rows.append((name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)[:200]))
-    return rows
 
 
 @require_POST
