@@ -46,6 +46,7 @@ urlpatterns = [
     path(f"{project}members/", projects.members, name="project-members"),
     # Import
     path(f"{project}import/", importing.show, name="import"),
+    path(f"{project}import/files/", importing.files, name="import-files"),
     path(f"{project}items/<int:item_id>/image/", images.image, name="item-image"),
     path(f"{project}items/<int:item_id>/thumbnail/", images.thumbnail, name="item-thumbnail"),
     # Label

@@ -45,6 +45,7 @@ PAGES: dict[str, dict[str, str]] = {
     "project-classes": {"GET": OWN, "POST": OWN},
     "project-members": {"GET": OWN, "POST": OWN},
     "import": {"GET": OWN, "POST": OWN},
+    "import-files": {"POST": OWN},
     "item-image": {"GET": VIEW},
     "item-thumbnail": {"GET": VIEW},
     "label": {"GET": LABEL, "POST": LABEL},

@@ -64,7 +64,7 @@ def test_whoever_makes_a_project_owns_it(login: Login, charlie: User) -> None:
     )
     made = Project.objects.get(name="Birds")
     assert response.status_code == 303
-    assert response["Location"] == f"/projects/{made.pk}/"
+    assert response["Location"] == f"/projects/{made.pk}/import/"
     assert list(made.classes.values_list("name", "shortcut")) == [("wren", "1"), ("robin", "2")]
     assert made.memberships.get().role == Role.OWNER
 

@@ -3,6 +3,8 @@
 What is in the project already is known by its sha256, so doing it twice changes nothing.
 """
 
+import contextlib
+import json
 import random
 import uuid
 from collections.abc import Iterator
@@ -61,16 +63,16 @@ def start_upload_import(
     """
     if not uploads:
         raise InvalidImport("choose at least one image or zip file", fields={"files": "nothing was chosen"})
-    parameters: dict[str, Any] = {"labels": _clean_labels(labels, label_table)}
+    parameters: dict[str, Any] = {"labels": clean_labels(labels, label_table)}
     folder = f"uploads/{project.pk}/{uuid.uuid4().hex}"
     parameters["uploads"] = []
     try:
         if label_table is not None and labels == FROM_TABLE:
-            parameters["table"] = _stored(label_table, f"{folder}/table")
+            parameters["table"] = stored(label_table, f"{folder}/table")
         for number, each in enumerate(uploads):
-            parameters["uploads"].append(_stored(each, f"{folder}/{number}"))
+            parameters["uploads"].append(stored(each, f"{folder}/{number}"))
     except OSError as error:
-        _delete_uploads(parameters)
+        delete_uploads(parameters)
         raise no_room(error) from None
     with transaction.atomic():
         names = [each["name"] for each in parameters["uploads"]]
@@ -88,7 +90,8 @@ def no_room(error: OSError) -> InvalidImport:
     return InvalidImport(f"the files could not be stored ({error.strerror or error}); is the disk full?")
 
 
-def _clean_labels(labels: str, label_table: Any) -> str:
+def clean_labels(labels: str, label_table: Any) -> str:
+    """What an import is told about labels. Raises InvalidImport where it cannot be done."""
     if labels not in (NO_LABELS, FROM_FOLDERS, FROM_TABLE):
         raise InvalidImport(f"labels {labels!r} is not one of {NO_LABELS}, {FROM_FOLDERS}, {FROM_TABLE}")
     why = ""
@@ -101,8 +104,9 @@ def _clean_labels(labels: str, label_table: Any) -> str:
     return labels
 
 
-def _stored(upload: File, key: str) -> dict[str, Any]:
-    name = sources.clean_name(upload.name or "")
+def stored(upload: File, key: str, path: str | None = None) -> dict[str, Any]:
+    """The upload, now in storage, as a job's parameters know it. path: its name with folders, where it is known."""
+    name = sources.clean_name(path or upload.name or "")
     with upload.open("rb"):
         is_zip = sources.is_zip(upload)
         key = default_storage.save(key, upload)
@@ -117,7 +121,7 @@ def create_path_import(
     For commands only: a path from a request would read what the server can read. Raises InvalidImport.
     """
     check_path_import(source, label_table)
-    _clean_labels(labels, label_table)
+    clean_labels(labels, label_table)
     parameters = {"labels": labels, "path": str(source.absolute())}
     if label_table is not None:
         parameters["table_path"] = str(label_table.absolute())
@@ -169,7 +173,8 @@ def _files(job: Job, stack: ExitStack) -> list[SourceFile]:
     if "path" in job.parameters:
         files = list(_path_files(Path(job.parameters["path"]), stack))
     else:
-        files = [file for upload in job.parameters["uploads"] for file in _upload_files(upload, stack)]
+        files = [file for upload in _uploads(job.parameters) for file in _upload_files(upload, stack)]
+        files = sources.without_wrapper(files) if "lists" in job.parameters else files
     if not files:
         raise InvalidImport("there is no file in it")
     random.Random(f"import {job.pk}").shuffle(files)
@@ -357,18 +362,38 @@ def _finish(job: Job, report: Report) -> None:
 
 def _remove_uploads(job: Job) -> None:
     """What was uploaded is in the items now, or could not be read."""
-    _delete_uploads(job.parameters)
+    delete_uploads(job.parameters)
     Job.objects.filter(pk=job.pk).update(parameters=job.parameters | {"is_tidy": True})
 
 
-def _delete_uploads(parameters: dict[str, Any]) -> None:
+def delete_uploads(parameters: dict[str, Any]) -> None:
+    """Remove from storage what these parameters of an import name."""
     table = parameters.get("table")
-    for upload in [*parameters.get("uploads", []), *([table] if table else [])]:
+    for upload in [*_uploads(parameters), *([table] if table else [])]:
         default_storage.delete(upload["key"])
+    if folder := parameters.get("folder"):  # with what a request left that was cut off
+        empty(folder)
+
+
+def empty(folder: str) -> None:
+    """Remove a folder of storage and the files in it; none is not an error."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in default_storage.listdir(folder)[1]:
+            default_storage.delete(f"{folder}/{name}")
+    default_storage.delete(folder)  # where storage knows folders
+
+
+def _uploads(parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The uploads of an import: those of one request, or those that were collected, list by list."""
+    yield from parameters.get("uploads", [])
+    for listed in parameters.get("lists", []):
+        if default_storage.exists(listed):  # removed already where the import was interrupted at its end
+            with default_storage.open(listed) as file:
+                yield from json.loads(file.read())
 
 
 def _remove_leftovers(project: Project) -> None:
     """Uploads of imports that were cancelled before they began, or were given up."""
     over = Job.objects.filter(project=project, kind=Job.Kind.IMPORT, state__in=[Job.State.CANCELLED, Job.State.FAILED])
-    for job in over.filter(parameters__has_key="uploads").exclude(parameters__has_key="is_tidy"):
+    for job in over.filter(parameters__has_any_keys=["uploads", "lists"]).exclude(parameters__has_key="is_tidy"):
         _remove_uploads(job)

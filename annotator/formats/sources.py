@@ -153,8 +153,13 @@ def zip_files(archive: zipfile.ZipFile) -> Iterator[SourceFile]:
         for entry in archive.infolist()
         if not entry.is_dir()
     ]
+    return iter(without_wrapper(files))
+
+
+def without_wrapper(files: list[SourceFile]) -> list[SourceFile]:
+    """The files without the one folder around them all, where there is such a folder."""
     wrapper = _wrapper([file.name for file in files if not file.is_ignored])
-    return (replace(file, name=file.name.removeprefix(wrapper)) for file in files)
+    return [replace(file, name=file.name.removeprefix(wrapper)) for file in files]
 
 
 def _wrapper(names: list[str]) -> str:

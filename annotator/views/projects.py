@@ -70,7 +70,7 @@ def create(request: PageRequest) -> HttpResponse:
     except WinnowError as error:
         wrong = error.fields or {"classes" if isinstance(error, InvalidClass) else "name": error.message}
         return render(request, "project_form.html", {"posted": posted, "wrong": wrong}, status=error.status)
-    return _see_other(reverse("dashboard", args=[made.pk]))
+    return _see_other(reverse("import", args=[made.pk]))
 
 
 def _lines(text: str) -> list[str]:
