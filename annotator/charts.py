@@ -6,6 +6,7 @@ Positions are attributes and never styles, because the content policy refuses in
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
@@ -14,6 +15,8 @@ from annotator.wording import percent
 
 MARKS_AT_MOST = 40
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 10, 38
+# Room below where the axis needs no title.
+_AXIS = 24
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,18 @@ class Part:
     title: str
     count: int
     look: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """A bar of parts that stand on each other."""
+
+    title: str
+    parts: Sequence[Part]
+
+    @property
+    def count(self) -> int:
+        return sum(part.count for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -182,6 +197,66 @@ def reliability_chart(bins: Sequence[Bin], *, width: int = 350, height: int = 29
         frame.y(x_min),
         frame.y(1),
         marks,
+    )
+
+
+def columns_chart(columns: Sequence[Column], said: str, *, width: int = 680, height: int = 180) -> SafeString:
+    """Bars side by side, each from 0 and cut into its parts; empty where nothing is counted.
+
+    said: for screen readers what is counted; the largest bar is named after it. Every bar says its own numbers.
+    """
+    most = max((column.count for column in columns), default=0)
+    if not most:
+        return mark_safe("")
+    step = max(1.0, nice_step(most, 4))
+    top = step * math.ceil(most / step)
+    wide = (width - _LEFT - _RIGHT) / len(columns)
+    floor, tall = height - _AXIS, height - _AXIS - _TOP
+    grid = format_html_join(
+        "",
+        '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}" text-anchor="end">{}</text>',
+        (
+            (_LEFT, width - _RIGHT, y, y, _LEFT - 7, y + 4, f"{at:,.0f}")
+            for at in (step * index for index in range(round(top / step) + 1))
+            for y in (round(floor - tall * at / top, 1),)
+        ),
+    )
+    every = max(1, math.ceil(len(columns) * 44 / (width - _LEFT - _RIGHT)))
+    ticks = format_html_join(
+        "",
+        '<text x="{}" y="{}" text-anchor="middle">{}</text>',
+        (
+            (round(_LEFT + wide * (place + 0.5), 1), floor + 17, column.title)
+            for place, column in enumerate(columns)
+            if (len(columns) - 1 - place) % every == 0
+        ),
+    )
+    bars = format_html_join(
+        "",
+        "{}",
+        ((_column(column, _LEFT + wide * place, wide, floor, tall / top),) for place, column in enumerate(columns)),
+    )
+    largest = max(columns, key=lambda column: column.count)
+    return format_html(
+        '<svg class="chart columns-chart" viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">'
+        "{}{}{}</svg>",
+        *(width, height, width, height, f"{said}: {largest.title} {largest.count:,}", grid, ticks, bars),
+    )
+
+
+def _column(column: Column, x: float, wide: float, floor: float, scale: float) -> SafeString:
+    """One bar; scale: pixels for each that is counted."""
+    pieces: list[tuple[Any, ...]] = []
+    y = float(floor)
+    for part in column.parts:
+        if part.count:
+            tall = part.count * scale
+            y -= tall
+            said = f"{column.title}: {part.count:,} {part.title.lower()}"
+            place = (round(x + wide * 0.12, 1), round(wide * 0.76, 1), round(y, 1), round(tall, 1))
+            pieces.append((part.look, *place, said))
+    return format_html_join(
+        "", '<rect class="key {}" x="{}" width="{}" y="{}" height="{}"><title>{}</title></rect>', pieces
     )
 
 

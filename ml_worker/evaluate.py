@@ -43,8 +43,9 @@ def accuracy_report(probs: Floats, targets: Rows) -> dict[str, Any]:
     """Accuracy of probs (n, C) against targets (n,) with its 95 % Wilson interval.
 
     Returns n, correct, accuracy (None when n is 0), low, high, ece, and recall: per class [correct,
-    answered]. Where the temperature was fitted on the same answers, ece is a little flattering (one fitted
-    number): `calibration_report` of cross-fitted probabilities is not.
+    answered]; confused: [class, what was said instead, how often], most frequent first. Where the temperature was
+    fitted on the same answers, ece is a little flattering (one fitted number): `calibration_report` of cross-fitted
+    probabilities is not.
     """
     n, n_classes = len(targets), probs.shape[1]
     hit = probs.argmax(axis=1) == targets if n else np.zeros(0, bool)
@@ -59,7 +60,22 @@ def accuracy_report(probs: Floats, targets: Rows) -> dict[str, Any]:
         "high": high,
         "ece": expected_calibration_error(probs.max(axis=1), hit) if n else 0.0,
         "recall": [[int(a), int(b)] for a, b in zip(right, answered, strict=True)],
+        "confused": confusions(probs, targets),
     }
+
+
+def confusions(probs: Floats, targets: Rows) -> list[list[int]]:
+    """What probs (n, C) say wrongly of targets (n,): [class, class said instead, how often], most frequent first."""
+    if not len(targets):
+        return []
+    said = probs.argmax(axis=1)
+    wrong = said != targets
+    cells, counts = np.unique(targets[wrong] * probs.shape[1] + said[wrong], return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return [
+        [int(cell) // probs.shape[1], int(cell) % probs.shape[1], int(n)]
+        for cell, n in zip(cells[order], counts[order], strict=True)
+    ]
 
 
 def calibration_report(probs: Floats, targets: Rows) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def push_by_grid(places: NDArray[np.float64]) -> NDArray[np.float64]:
     grid = np.stack(
         [np.bincount(flat.ravel(), (weights * each[:, None]).ravel(), minlength=nodes * nodes) for each in charges]
     ).reshape(4, nodes, nodes)
-    around = _convolved(grid, span / nodes).reshape(4, -1)
+    around = _convolved(np.asarray(grid, np.float64), span / nodes).reshape(4, -1)
     sums, by_x, by_y, by_square = (np.einsum("nk,nk->n", each[flat], weights) for each in around)
     everything = (1 + squares) * sums - 2 * (places[:, 0] * by_x + places[:, 1] * by_y) + by_square
     total = max(float(everything.sum()) - len(places), 1e-12)

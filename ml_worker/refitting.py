@@ -12,7 +12,7 @@ from annotator.actions import proposing, queueing
 from annotator.models import Job, LabelClass, ModelVersion, Project
 from ml_worker import certifying, certifying_rounds, doubting, fast_loop, previews, snapshot, studying, zero_shot
 from ml_worker.encoders import Mismatch
-from ml_worker.evaluate import accuracy_report, wilson
+from ml_worker.evaluate import accuracy_report, confusions, wilson
 from ml_worker.fast_loop import Entry, Learned, LoopSettings, NotEnoughLabels
 from ml_worker.gate import lower_bound
 from ml_worker.handover import Phase
@@ -171,8 +171,21 @@ def _metrics(project: Project, taken: Snapshot, learned: Learned, embedding: str
         "audit": audit,
         "test": test,
         "proposals": _proposal_precision(project, taken, learned, algorithm),
+        # Of labels it has learnt from: where it says otherwise all the same. Nothing to measure a model by.
+        "labels": {
+            "n": len(taken.train.rows),
+            "confused": confusions(learned.probs[taken.train.rows], taken.train.targets),
+        },
+        # Open images by their confidence, in tenths from 0 to 1.
+        "sure": _tenths(learned.probs[taken.open_rows]),
         **doubt,
     }
+
+
+def _tenths(probs: np.ndarray) -> list[int]:
+    if not len(probs):
+        return [0] * 10
+    return np.bincount(np.minimum(probs.max(axis=1) * 10, 9).astype(np.int64), minlength=10).tolist()
 
 
 def _proposal_precision(project: Project, taken: Snapshot, learned: Learned, algorithm: str) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def test_a_report_counts_by_class() -> None:
     assert (report["n"], report["correct"], report["accuracy"]) == (4, 3, 0.75)
     assert (report["low"], report["high"]) == wilson(3, 4)
     assert report["recall"] == [[1, 1], [1, 2], [1, 1]]
+    assert report["confused"] == [[1, 0, 1]]
 
 
 def test_a_report_on_nothing_claims_nothing() -> None:

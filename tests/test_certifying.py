@@ -549,14 +549,15 @@ def shown(client: Client, address: str) -> str:
 
 
 def test_the_dashboard_says_what_is_promised_in_words(opened: Rigged, login: Login) -> None:
-    page = shown(login(opened.alice), f"/projects/{opened.project.pk}/")
+    page = shown(login(opened.alice), f"/projects/{opened.project.pk}/?about=worth")
     certificate = opened.certificate
     assert (
         f"With 80 % confidence at least 80 % of the {certificate.rest} images the model is surest of are right:"
         f" 0 errors in {certificate.n} random checks." in page
     )
     count, left = opened.accepted(), POOL - opened.accepted()
-    assert f'aria-label="Pool: 0 labelled, 0 none of these, 0 skipped, {count} accepted unseen, {left} not' in page
+    overview = shown(login(opened.alice), f"/projects/{opened.project.pk}/")
+    assert f'aria-label="Pool: 0 labelled, 0 none of these, 0 skipped, {count} accepted unseen, {left} not' in overview
     assert f'aria-label="Open images of the pool: {count} accepted unseen' in page
     assert f"/projects/{opened.project.pk}/review/?show=unseen" in page
 
@@ -565,7 +566,7 @@ def test_before_a_certificate_it_says_how_many_checks_are_missing(rigged: Rigged
     rigged.check(rigged.checks[:10])
     rigged.take_stock()
     said = ModelVersion.objects.get(pk=rigged.model.pk).metrics["gate"]
-    page = shown(login(vera), f"/projects/{rigged.project.pk}/")
+    page = shown(login(vera), f"/projects/{rigged.project.pk}/?about=worth")
     assert f"At best <strong>{said['missing']}</strong> more random checks" in page
     assert f'The next look comes at <span class="number">{said["next_at"]}</span>' in page
 
@@ -574,7 +575,7 @@ def test_other_settings_ask_for_a_refit_and_until_then_no_old_number_is_shown(ri
     rigged.check(rigged.checks[:10])
     rigged.take_stock()
     address = f"/projects/{rigged.project.pk}/"
-    assert "At best <strong>" in shown(login(rigged.alice), address)
+    assert "At best <strong>" in shown(login(rigged.alice), f"{address}?about=worth")
     result = {"folder": "x", "n": 1, "image_px": 8, "encoder": "pixels"}
     columns = {"state": "done", "finished_at": timezone.now(), "result": result}
     Job.objects.create(project=rigged.project, kind=Job.Kind.EMBED, **columns)
@@ -583,11 +584,11 @@ def test_other_settings_ask_for_a_refit_and_until_then_no_old_number_is_shown(ri
         waiting.delete()
         rigged.choose(**{column: value})
         assert waiting.exists()
-        page = shown(login(rigged.alice), address)
+        page = shown(login(rigged.alice), f"{address}?about=worth")
         assert "is being worked out, and the next model says it" in page
         assert "At best" not in page and "The next look" not in page
         rigged.take_stock()
-        assert "is being worked out" not in shown(login(rigged.alice), address)
+        assert "is being worked out" not in shown(login(rigged.alice), f"{address}?about=worth")
     waiting.delete()
     rigged.choose(answers_per_refit=7)
     assert not waiting.exists()
@@ -600,7 +601,7 @@ def test_the_panel_says_where_a_certificate_costs_what_finishing_by_hand_does(ri
         rigged.take_stock()
         rigged.model.metrics["gate"]["missing"] = missing
         rigged.model.save()
-        page = shown(login(rigged.alice), address)
+        page = shown(login(rigged.alice), f"{address}?about=worth")
         assert (f"That is no fewer answers than finishing by hand: {POOL} images are left." in page) == is_said
         assert (f"What remains is to finish by hand: {POOL} images are left." in page) == cannot_be
         assert (f"{missing}</strong> more random checks" in page) != cannot_be
@@ -613,7 +614,7 @@ def test_six_images_are_not_told_to_check_thousands(rigged: Rigged, login: Login
     rigged.choose(target_precision=0.99)
     rigged.take_stock()
     assert rigged.model.metrics["gate"]["missing"] > 1000
-    page = shown(login(rigged.alice), f"/projects/{rigged.project.pk}/")
+    page = shown(login(rigged.alice), f"/projects/{rigged.project.pk}/?about=worth")
     assert "At best" not in page
     assert "What remains is to finish by hand: 6 images are left." in page
 
@@ -624,7 +625,7 @@ def test_a_look_that_there_are_no_checks_for_has_no_number(rigged: Rigged, login
     rigged.take_stock()
     said = ModelVersion.objects.get(pk=rigged.model.pk).metrics["gate"]
     assert said["next_at"] > said["answers"] == CHECKS
-    page = shown(login(rigged.alice), f"/projects/{rigged.project.pk}/")
+    page = shown(login(rigged.alice), f"/projects/{rigged.project.pk}/?about=worth")
     assert "The next look waits for more random checks than there are left." in page
     assert "The next look comes at" not in page
     assert "Every random check is answered; that takes more of them." in page
@@ -634,7 +635,7 @@ def test_a_preview_of_nothing_is_not_shown(opened: Rigged, login: Login) -> None
     look = Look.objects.get()
     for count in (3, 0):
         Look.objects.filter(pk=look.pk).update(preview={"target": 0.6, "count": count})
-        page = shown(login(opened.alice), f"/projects/{opened.project.pk}/")
+        page = shown(login(opened.alice), f"/projects/{opened.project.pk}/?about=worth")
         assert ("the last look would have let" in page) == bool(count)
 
 
@@ -643,9 +644,9 @@ def test_too_small_a_sample_offers_its_owner_to_draw_more(rigged: Rigged, login:
     rigged.check(rigged.checks[:10])
     rigged.take_stock()
     address = f"/projects/{rigged.project.pk}/"
-    assert "Draw more random checks" not in shown(login(vera), address)
+    assert "Draw more random checks" not in shown(login(vera), f"{address}?about=worth")
     alices = login(rigged.alice)
-    assert "Draw more random checks" in shown(alices, address)
+    assert "Draw more random checks" in shown(alices, f"{address}?about=worth")
     for wrong in ("", "many", "0", "5000"):
         refused = alices.post(f"{address}checks/", {"count": wrong})
         assert refused.status_code in (409, 422)

@@ -402,7 +402,7 @@ def test_the_answers_to_the_target_have_a_range(
     Job.objects.create(project=blobs.project, kind="study", state="done", result={"forecast": forecast})
     work = {each.name: each for each in forecasting.outlook(blobs.project, blobs.alice).work}
     assert (work["target"].count, work["target"].note) == (likely, note)
-    assert work["target"].title == "Until 99 % accuracy is forecast"
+    assert work["target"].title == "Until 99\xa0% accuracy is forecast"
     assert work["open"].count == POOL
 
 
@@ -442,7 +442,7 @@ def test_the_dashboard_tells_what_was_studied(login: Login, blobs: Blobs, model:
     blobs.answer(blobs.rest[24:70], "close_call", milliseconds=2000)
     says(blobs, model, set(range(30)))
     study = blobs.study()
-    page = login(blobs.alice).get(f"/projects/{blobs.project.pk}/").text
+    page = login(blobs.alice).get(f"/projects/{blobs.project.pk}/?about=worth").text
     forecast = study.result["forecast"]
     assert "What the next answers are worth" in page
     assert "as of 70 answers" in page
@@ -457,14 +457,15 @@ def test_the_dashboard_tells_what_was_studied(login: Login, blobs: Blobs, model:
     assert f"Measured now: {100 * forecast['accuracy']:.1f}\xa0% of {CHECKS} random checks right" in page
     assert "24 answers chosen by close calls teach" in page
     assert "At your pace: 2.0 s an answer, the median of the last 100" in page
-    assert "Open, less sure" in page
-    assert re.search(r"Errors left <span class=\"hint\">as of [^<]+</span>", page)
-    assert "Intervals at 95\xa0%" in page
     assert "style=" not in page.split('id="forecast"', 1)[1].split("</section>", 1)[0]
+    page = login(blobs.alice).get(f"/projects/{blobs.project.pk}/?about=accuracy").text
+    assert "Open, less sure" in page
+    assert re.search(r"Errors left</h2><span class=\"hint\">as of [^<]+</span>", page)
+    assert "Intervals at 95\xa0%" in page
 
 
 def test_before_the_first_study_the_panel_says_so(login: Login, blobs: Blobs) -> None:
-    page = login(blobs.alice).get(f"/projects/{blobs.project.pk}/").text
+    page = login(blobs.alice).get(f"/projects/{blobs.project.pk}/?about=worth").text
     assert "Too early to tell: nothing has been studied yet." in page
     assert "How long this takes is known once five answers were timed" in page
 
@@ -474,7 +475,7 @@ def test_only_an_owner_is_sent_to_the_settings(login: Login, blobs: Blobs, bob: 
     blobs.answer(blobs.rest[:40], "close_call")
     blobs.study()
     address, settings = (
-        f"/projects/{blobs.project.pk}/",
+        f"/projects/{blobs.project.pk}/?about=worth",
         f'href="/projects/{blobs.project.pk}/settings/#baseline_share"',
     )
     for person, is_owner in ((blobs.alice, True), (bob, False)):

@@ -325,7 +325,7 @@ def test_a_project_hands_over_by_its_checks_says_so_and_looks_for_a_class_that_i
     answered([*range(24), 100, 101])
     assert refit()["why"] == "unproven"  # two checks decide nothing
     assert reasons() == {"typical"}
-    assert "the clusters on 2: too few to go by its doubt." in login(alice).get(f"/projects/{project.pk}/").text
+    assert "the clusters on 2: too few to go by its doubt." in login(alice).get(f"/projects/{project.pk}/?about=accuracy").text
 
     answered([102, 103])
     phase = refit()
@@ -333,7 +333,7 @@ def test_a_project_hands_over_by_its_checks_says_so_and_looks_for_a_class_that_i
     assert reasons() == {"close_call"}
     told = "since answer 28: right on 4 of 4 random checks, the clusters on 4."
     assert queries.phase_told(project, queries.current_model(project)).endswith(told)
-    assert told in login(alice).get(f"/projects/{project.pk}/").text
+    assert told in login(alice).get(f"/projects/{project.pk}/?about=accuracy").text
     # Where people label, the phase alone: a sentence that comes and goes would move the image.
     assert "Asking about close calls" in login(alice).get(f"/projects/{project.pk}/label/").text
 

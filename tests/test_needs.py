@@ -783,22 +783,22 @@ def test_the_dashboard_says_what_was_asked_for_and_what_was_served(
     held = queueing.reserve_items(project=project, annotator=bob)
     for _ in range(20):
         _, held = give(project, bob, held[0], cat)
-    shown = login(alice).get(f"/projects/{project.pk}/").content.decode()
+    shown = login(alice).get(f"/projects/{project.pk}/?about=work").content.decode()
     panel = shown[shown.index('id="needs"') :].split("</section>")[0]
-    by_title = {row.title: row for row in login(alice).get(f"/projects/{project.pk}/").context["needs"]}
+    by_title = {row.title: row for row in login(alice).get(f"/projects/{project.pk}/?about=work").context["needs"]}
     assert (by_title["Random checks"].share, by_title["Random checks"].served) == ("20\xa0%", "20.0\xa0%")
     assert by_title["Random images to compare with"].count == 2
     assert "last 20 answers" in panel
     assert "Switched off." in panel
     assert "Set the shares" in panel
-    assert "Set the shares" not in login(bob).get(f"/projects/{project.pk}/").content.decode()
+    assert "Set the shares" not in login(bob).get(f"/projects/{project.pk}/?about=work").content.decode()
 
 
 def test_the_dashboard_says_where_nobody_is_left_to_ask(
     project: Project, disputed: Item, alice: User, login: Callable[[User], Client]
 ) -> None:
     def lack() -> str:
-        page = login(alice).get(f"/projects/{project.pk}/")
+        page = login(alice).get(f"/projects/{project.pk}/?about=work")
         return next(row.lack for row in page.context["needs"] if row.title == "Second opinions")
 
     assert lack() == "1 image is disputed and not learnt from."
@@ -811,7 +811,7 @@ def test_alone_there_is_nobody_to_ask_for_a_second_opinion(
 ) -> None:
     project.memberships.exclude(user=alice).delete()
     answer(alice, make_item(project), cat)
-    page = login(alice).get(f"/projects/{project.pk}/").content.decode()
+    page = login(alice).get(f"/projects/{project.pk}/?about=work").content.decode()
     assert "Nobody else to ask: it takes a second person who labels." in page
 
 

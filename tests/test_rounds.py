@@ -669,11 +669,11 @@ Login = Callable[[User], Client]
 def test_the_panel_tells_the_cost_before_and_the_progress_after(offered: Rigged, login: Login, vera: User) -> None:
     address = f"/projects/{offered.project.pk}/"
     told = offer(offered)
-    page = shown(login(offered.alice), address)
+    page = shown(login(offered.alice), f"{address}?about=worth")
     assert f"<strong>{told.size} images</strong> the model is surest of" in page
     assert f"<strong>{told.cost[0]} checks without an error</strong>" in page
-    assert f"would let {told.let_through} images through at 90 %" in page
-    assert "Start a round of checks" not in shown(login(vera), address)
+    assert f"would let {told.let_through} images through at 90\xa0%" in page
+    assert "Start a round of checks" not in shown(login(vera), f"{address}?about=worth")
     alices = login(offered.alice)
     for wrong in ("many", "1", "100000"):
         refused = alices.post(f"{address}rounds/", {"count": wrong})
@@ -682,7 +682,7 @@ def test_the_panel_tells_the_cost_before_and_the_progress_after(offered: Rigged,
     assert alices.post(f"{address}rounds/", {"count": told.at_most}).status_code == 303
     assert alices.post(f"{address}rounds/", {"count": told.at_most}).status_code == 409
     answer_due(offered, at_most=5)
-    page = shown(alices, address)
+    page = shown(alices, f"{address}?about=worth")
     assert f"<strong>5 of about {told.cost[0]} checks</strong>, no error so far" in page
     assert f'In the running round <span class="number">{told.size - 5}</span>' in page
     drawn = Round.objects.get()
@@ -692,13 +692,13 @@ def test_the_panel_tells_the_cost_before_and_the_progress_after(offered: Rigged,
 
 def test_the_panel_says_how_many_answers_a_round_takes(offered: Rigged, login: Login) -> None:
     address = f"/projects/{offered.project.pk}/"
-    page = shown(login(offered.alice), address)
+    page = shown(login(offered.alice), f"{address}?about=worth")
     cost = 2 * offer(offered).cost[0]  # half of the answers
     said = f"While it runs 50 % of the answers go to its checks, so it takes some <strong>{cost} answers</strong>"
     assert 0 < page.find(said) < page.index("Start a round of checks")
     others = {"audit_share": 1.0, "baseline_share": 0.0, "second_opinion_share": 0.0, "suspect_share": 0.0}
     offered.choose(**others, automatic_share=0.0)
-    assert "nobody is asked them until <a" in shown(login(offered.alice), address)
+    assert "nobody is asked them until <a" in shown(login(offered.alice), f"{address}?about=worth")
 
 
 def why_none(rigged: Rigged) -> str:
@@ -727,14 +727,14 @@ def test_the_panel_says_why_a_round_ended_and_what_would_help(offered: Rigged, l
     drawn = start(offered)
     answer_due(offered, wrong=drawn.stages[-1][1] + 1)
     offered.take_stock()
-    page = shown(login(offered.alice), f"/projects/{offered.project.pk}/")
+    page = shown(login(offered.alice), f"/projects/{offered.project.pk}/?about=worth")
     assert "Round 1 ended without a promise" in page
     assert "or a lower target" in page
 
 
 def test_what_a_round_let_through_is_seen_everywhere(opened: Rigged, login: Login, carol: User) -> None:
     certificate = opened.certificate
-    page = shown(login(opened.alice), f"/projects/{opened.project.pk}/")
+    page = shown(login(opened.alice), f"/projects/{opened.project.pk}/?about=worth")
     said = f"of the {certificate.rest} images of round 1, which the model was surest of, are right: 0 errors in"
     assert said in page
     review = shown(login(carol), f"/projects/{opened.project.pk}/review/?show=unseen")

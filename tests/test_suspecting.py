@@ -564,7 +564,7 @@ def test_programs_read_the_suspects(clouds: Clouds, login: Login, carol: User) -
 
 
 def panel(clouds: Clouds, client: Client) -> str:
-    page = client.get(reverse("dashboard", args=[clouds.project.pk])).content.decode()
+    page = client.get(reverse("dashboard", args=[clouds.project.pk]) + "?about=accuracy").content.decode()
     return " ".join(page.partition('id="suspects-panel"')[2].partition("</section>")[0].split())
 
 

@@ -11,6 +11,7 @@ the one that is owed. Whoever holds it waits for nothing else, and takes rows wi
 """
 
 import random
+import time
 import uuid as uuids
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ import numpy as np
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Case, Q, QuerySet, When
 from django.utils import timezone
 
 from annotator import queries
@@ -32,6 +33,8 @@ from annotator.models import Annotation, Item, ModelVersion, Project, QueueEntry
 # Advisory lock namespaces; the second key is the project.
 QUEUE_LOCK, DESK_LOCK = 1001, 1011
 REFILL = 50
+# What a person chose to label waits for that person so long.
+CHOSEN_FOR_S = 12 * 3600
 
 
 @dataclass(frozen=True)
@@ -115,12 +118,14 @@ def _take_informative(desk: Desk, behind: int) -> tuple[int | None, bool]:
 
 def _take_ranked(desk: Desk, behind: int) -> int | None:
     """Its rank is raised to ``behind``, past all that this person holds: every ranking begins at 0 again, and what is
-    held would wait for ever behind what came later."""
+    held would wait for ever behind what came later. What this person chose comes first, what others did last."""
+    chosen = Q(reason_code=QueueEntry.Reason.CHOSEN)
+    turn = Case(When(chosen & Q(reason_data__by=desk.annotator.pk), then=0), When(chosen, then=2), default=1)
     waiting = (
         QueueEntry.objects.select_for_update(skip_locked=True, of=("self",))
         .filter(free(), project=desk.project)
         .exclude(reason_code__in=shares.NEEDS)
-        .order_by("rank", "id")
+        .order_by(turn, "rank", "id")
         .values_list("pk", "rank")
         .first()
     )
@@ -178,9 +183,15 @@ def fill_queue(*, project: Project, entries: list[Ranked], model_version: ModelV
     lock_queue(project)
     still_open = _lock_open_items(project, entries)
     stale = QueueEntry.objects.select_for_update(skip_locked=True, of=("self",)).filter(free(), project=project)
-    stale = stale.exclude(needs.disputes())
+    stale = stale.exclude(needs.disputes()).exclude(_still_chosen())
     QueueEntry.objects.filter(pk__in=list(stale.values_list("pk", flat=True))).delete()
     return _insert(project, [entry for entry in entries if entry.item_id in still_open], model_version, first_rank=0)
+
+
+def _still_chosen() -> Q:
+    """Entries somebody chose lately and nobody has answered: no ranking takes them away."""
+    since = int(time.time()) - CHOSEN_FOR_S
+    return Q(reason_code=QueueEntry.Reason.CHOSEN, reason_data__at__gte=since, item__state=Item.State.OPEN)
 
 
 def _lock_open_items(project: Project, entries: list[Ranked]) -> set[int]:

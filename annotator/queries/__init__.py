@@ -49,6 +49,8 @@ from annotator.queries.map import ImageMap as ImageMap
 from annotator.queries.map import image_map as image_map
 from annotator.queries.map import items_inside as items_inside
 from annotator.queries.map import polygon as polygon
+from annotator.queries.predictions import Predictions as Predictions
+from annotator.queries.predictions import predictions as predictions
 from annotator.queries.progress import CurvePoint as CurvePoint
 from annotator.queries.progress import LabelProgress as LabelProgress
 from annotator.queries.progress import accuracy_curve as accuracy_curve

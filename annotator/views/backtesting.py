@@ -6,6 +6,8 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.http import content_disposition_header
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, gettext_noop, ngettext
 from django.views.decorators.http import require_http_methods, require_safe
 
 from annotator import algorithms, queries
@@ -17,12 +19,17 @@ from annotator.backtest_charts import LOOKS, Series
 from annotator.errors import Conflict, InvalidSettings
 from annotator.models import Job, Membership, Project
 from annotator.views import PageRequest, page
-from annotator.views.dashboard import title_of
-from annotator.wording import percent, promised
+from annotator.views.model_facts import title_of
+from annotator.wording import percent, promised, thousands, with_interval, within, written
 
 TEMPLATE = "backtesting.html"
 # What no catalogue names, of past answers: the order in which they were given, and random order of the whole pool.
-OTHER_ORDERS = {"as_it_happened": "As it happened", "random_checks": "Random checks alone"}
+OTHER_ORDERS = {
+    "as_it_happened": gettext_lazy("As it happened"),
+    "random_checks": gettext_lazy("Random checks alone"),
+}
+# What a result says of a difference.
+VERDICTS = (gettext_noop("better"), gettext_noop("worse"), gettext_noop("no better"))
 AT_FIRST = ("margin", "random_sampling", "typiclust")
 
 
@@ -49,7 +56,8 @@ def download(request: PageRequest, project_id: int, job_id: int) -> HttpResponse
     job = get_job(request.user, project_id, job_id, VIEW)
     wanted = request.GET.get("format", "json")
     if wanted not in backtesting.FORMATS:
-        raise InvalidSettings(f"{wanted[:20]!r} is not one of {', '.join(backtesting.FORMATS)}")
+        known = ", ".join(backtesting.FORMATS)
+        raise InvalidSettings(_("%(found)s is not one of %(known)s") % {"found": repr(wanted[:20]), "known": known})
     found = backtesting.points(job)
     response: HttpResponse
     if wanted == "csv":
@@ -84,7 +92,7 @@ def _wish(request: HttpRequest, project: Project) -> Wish:
         try:
             return float(raw)
         except ValueError:
-            wrong[name] = f"{raw.strip()[:20]!r} is not a number"
+            wrong[name] = _("%(found)s is not a number") % {"found": repr(raw.strip()[:20])}
             return 0.0
 
     targets = [number("target_precision", each) / 100 for each in sent.get("target_precision", "").split(",")]
@@ -207,25 +215,27 @@ def _key(line: dict[str, Any]) -> tuple[str, ...]:
 
 def _title(line: dict[str, Any], summary: dict[str, Any]) -> str:
     name = line["acquisition"]
-    title = OTHER_ORDERS.get(name) or title_of("acquisition", name)
+    title = str(OTHER_ORDERS.get(name) or title_of("acquisition", name))
     if len({each["head"] for each in summary["curves"]}) > 1:
-        title += f", {title_of('head', line['head']).lower()}"
+        title += f", {within(title_of('head', line['head']))}"
     return title
 
 
 def _points(difference: dict[str, Any]) -> str:
     """A difference of accuracies in percentage points, with its interval."""
-    mean = f"{100 * difference['mean']:+.1f}"
-    if difference["low"] is not None:
-        mean += f" ({100 * difference['low']:+.1f} to {100 * difference['high']:+.1f})"
-    return mean.replace("-", "−")
+    mean, low, high = (
+        None if difference[name] is None else written(f"{100 * difference[name]:+.1f}".replace("-", "−"))
+        for name in ("mean", "low", "high")
+    )
+    return with_interval(mean or "", low, high) if low and high else mean or ""
 
 
 def _saved(saved: dict[str, Any]) -> str:
-    mean = f"{saved['mean']:.0f}"
-    if saved["low"] is not None:
-        mean += f" ({saved['low']:.0f} to {saved['high']:.0f})"
-    return mean.replace("-", "−")
+    mean, low, high = (
+        None if saved[name] is None else written(f"{saved[name]:.0f}".replace("-", "−"))
+        for name in ("mean", "low", "high")
+    )
+    return with_interval(mean or "", low, high) if low and high else mean or ""
 
 
 def _rows(curves: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -239,23 +249,36 @@ def _gate(gate: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
     """A gate's line: what it promised, and what was true."""
     right = "–" if gate["precision"] is None else percent(gate["precision"], 1)
     if gate["precision_low"] is not None:
-        right += f" ({percent(gate['precision_low'])} to {percent(gate['precision_high'])})"
+        right = with_interval(right, percent(gate["precision_low"]), percent(gate["precision_high"]))
     broken = "–"
     if gate["broken"] is not None and gate["opened"]:
-        broken = f"{gate['broken']} of {gate['runs']}"
-    per_class = ", each class" if gate["threshold_per_class"] else ""
+        broken = _("%(n)s of %(of)s") % {"n": gate["broken"], "of": gate["runs"]}
+    promise = _("%(target)s with %(certainty)s certainty")
+    if gate["threshold_per_class"]:
+        promise = _("%(target)s with %(certainty)s certainty, each class")
     return gate | {
         "title": _title(gate, summary),
-        "promise": f"{promised(gate['target_precision'])} with {promised(gate['confidence'])} certainty{per_class}",
+        "promise": promise % {"target": promised(gate["target_precision"]), "certainty": promised(gate["confidence"])},
         "right": right,
         "broken": broken,
-        "accepted": percent(gate["accepted"]) if gate["opened"] else "nothing",
+        "accepted": percent(gate["accepted"]) if gate["opened"] else _("nothing"),
     }
 
 
 def _what(job: Job) -> str:
     """A back-test in a few words."""
     asked = job.parameters
-    where = "digits" if asked["source"] == DIGITS else "this project's answers"
+    if asked["source"] == DIGITS:
+        what = ngettext(
+            "%(names)s on digits, %(budget)s answers, %(seeds)s seed",
+            "%(names)s on digits, %(budget)s answers, %(seeds)s seeds",
+            asked["seeds"],
+        )
+    else:
+        what = ngettext(
+            "%(names)s on this project's answers, %(budget)s answers, %(seeds)s seed",
+            "%(names)s on this project's answers, %(budget)s answers, %(seeds)s seeds",
+            asked["seeds"],
+        )
     names = ", ".join(title_of("acquisition", name) for name in asked["acquisition"])
-    return f"{names} on {where}, {asked['budget']:,} answers, {asked['seeds']} seeds"
+    return what % {"names": names, "budget": thousands(asked["budget"]), "seeds": asked["seeds"]}

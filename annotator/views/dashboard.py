@@ -1,43 +1,65 @@
-"""Where the project stands and what to do next."""
+"""The dashboard: what to do next, and four questions with their answers, each in short and in depth.
+
+``?about=`` names the question whose part is shown; without it the answers in short and what runs now.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import messages
-from django.contrib.auth.models import User
-from django.db.models import Count, Max, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST, require_safe
 
-from annotator import algorithms, queries
+from annotator import queries
 from annotator.access import LABEL, OWN, REVIEW, VIEW, allows, get_membership
 from annotator.actions import certifying
-from annotator.charts import Estimate, Part
+from annotator.actions.forecasting import advise, pace_of
+from annotator.actions.gate import given_back
 from annotator.errors import Conflict, InvalidSettings
-from annotator.models import Annotation, Item, Job, Membership, ModelVersion, Project, Role, Split
-from annotator.views import PageRequest, calibration, forecasting, needs, page
-from annotator.views.certifying import panel
-from annotator.views.suspecting import panel as suspects_panel
+from annotator.models import Item, Job, Membership, ModelVersion, Split
+from annotator.queries.work import Work, work
+from annotator.views import PageRequest, accuracy, doubt, first_steps, forecasting, page
+from annotator.views import work as working
+from annotator.views.certifying import panel as gate_panel
+from annotator.views.model_facts import title_of as title_of
+from annotator.views.next_step import Standing, next_step
+from annotator.wording import percent
 
 TEMPLATE = "dashboard.html"
 # The parts htmx may ask for, by the id of the element they fill.
 PARTS = ("jobs", "figures")
-# A screenful of proposals is worth a reviewer's turn; fewer can wait while people go on labelling.
-REVIEW_ENOUGH = 24
-# Who a model is that nobody taught.
-NAMES_ALONE = "The class names alone, read by the encoder"
+ACCURACY, WORTH, DOUBT, WORK = "accuracy", "worth", "doubt", "work"
+QUESTIONS = (ACCURACY, WORTH, DOUBT, WORK)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A question and its answer in short. figure: empty while there is none. is_open: its part is on the page."""
+
+    about: str
+    question: str
+    figure: str
+    said: str
+    url: str
+    is_open: bool
 
 
 @require_safe
 @page
 def show(request: PageRequest, project_id: int) -> HttpResponse:
+    """Raises InvalidSettings for a question there is not."""
     membership = get_membership(request.user, project_id, VIEW)
+    about = request.GET.get("about", "")
+    if about and about not in QUESTIONS:
+        raise InvalidSettings(f"about {about[:20]!r} is not one of {', '.join(QUESTIONS)}")
     part = request.htmx.target if request.htmx and request.htmx.target in PARTS else None
-    context = jobs_context(membership)
+    context = jobs_context(membership) | {"about": about}
     if part != "jobs":
-        context |= _figures(membership)
+        context |= _figures(membership, about)
     return polled(request, TEMPLATE, part, context)
 
 
@@ -52,15 +74,23 @@ def draw_checks(request: PageRequest, project_id: int) -> HttpResponse:
     except (InvalidSettings, Conflict) as error:
         context = context_of(membership) | {"draw_refused": error.message, "draw_count": raw}
         return render(request, TEMPLATE, context, status=error.status)
-    messages.success(request, f"{drawn:,} more random checks wait to be answered.")
-    response = redirect(reverse("dashboard", args=[project_id]) + "#unseen")
+    said = ngettext(
+        "%(n)s more random check waits to be answered.", "%(n)s more random checks wait to be answered.", drawn
+    )
+    messages.success(request, said % {"n": f"{drawn:,}"})
+    response = redirect(address(project_id, WORTH) + "#unseen")
     response.status_code = 303
     return response
 
 
-def context_of(membership: Membership) -> dict[str, Any]:
+def address(project_id: int, about: str = "") -> str:
+    """Of the dashboard, with the part about one question."""
+    return reverse("dashboard", args=[project_id]) + (f"?about={about}" if about else "")
+
+
+def context_of(membership: Membership, about: str = WORTH) -> dict[str, Any]:
     """What the whole page needs."""
-    return jobs_context(membership) | _figures(membership)
+    return jobs_context(membership) | {"about": about} | _figures(membership, about)
 
 
 def _count(raw: str) -> int:
@@ -101,59 +131,62 @@ def _said(active: list[Job]) -> str:
     """The active jobs for a screen reader; in quarters, so that it is not told of every percent."""
     said = []
     for job in active:
-        quarter = int(job.progress * 4) * 25
-        said.append(
-            f"{job.get_kind_display()}: {job.get_state_display().lower()}" + (f", {quarter} %" * (quarter > 0))
-        )
-    return "; ".join(said) or "No job is running"
+        quarter = int(job.progress * 4) / 4
+        state = str(job.get_state_display()).lower()
+        said.append(f"{job.get_kind_display()}: {state}" + (f", {percent(quarter)}" * (quarter > 0)))
+    return "; ".join(said) or _("No job is running")
 
 
-def _figures(membership: Membership) -> dict[str, Any]:
+def _figures(membership: Membership, about: str) -> dict[str, Any]:
+    """What is below the head: the next step and the cards, and the part about one question. Some twenty queries, and
+    those of the part."""
     project = membership.project
     counts = queries.pool_counts(project)
     model = queries.current_model(project)
     groups = queries.review_groups(project)
-    unseen = panel(membership)
+    accepted = certifying.accepted_unseen(project).count()
     asked = sum_states(counts, Split.POOL, Split.AUDIT)
-    answered = sum(asked.values()) - asked[Item.State.OPEN]
     standing = Standing(
         items=sum(asked.values()),
-        answered=answered,
-        pending=sum(count for _, count in groups),
+        answered=sum(asked.values()) - asked[Item.State.OPEN],
+        pending=sum(count for _class, count in groups),
         classes=len(queries.open_classes(project)),
-        accepted=unseen["gate"].accepted,
+        accepted=accepted,
         importing=Job.objects.filter(
             project=project, kind=Job.Kind.IMPORT, state__in=[Job.State.QUEUED, Job.State.RUNNING]
         ).first(),
     )
-    balance = queries.class_balance(project)
-    curve = queries.accuracy_curve(project)
     return {
+        "steps": first_steps.steps(membership) if not about else [],
         "next_step": next_step(project, membership.role, standing),
         "can_label": allows(membership.role, LABEL),
         "can_review": allows(membership.role, REVIEW),
         "standing": standing,
-        "splits": _splits(counts, unseen["gate"].accepted),
-        "balance": balance,
-        "balance_most": max((count for _, count in balance), default=0),
         "model": model,
-        "model_facts": model_facts(model) if model else None,
-        "phase": queries.phase_told(project, model),
-        "audit": audit_standing(model, counts),
-        "test": queries.measured(model, "test"),
-        "audit_curve": [_estimate(at, at.audit) for at in curve if at.audit.n >= queries.CHECKS_AT_LEAST],
-        "test_curve": [_estimate(at, at.test) for at in curve if at.test.n],
-        "precision": queries.proposal_precision(project),
         "groups": groups,
         "proposed_by_names": bool(groups) and queries.proposed_by_names(project),
-        "people": people(project),
-        "per_refit": project.settings.answers_per_refit,
-        **unseen,
-        **needs.panel(membership),
-        **suspects_panel(membership),
-        **forecasting.panel(membership, unseen["gate"]),
-        **calibration.panel(project, model, counts),
+        "cards": cards(membership, about, counts, model),
+        **_part(membership, about, counts, model, accepted),
     }
+
+
+def _part(
+    membership: Membership,
+    about: str,
+    counts: dict[str, dict[str, int]],
+    model: ModelVersion | None,
+    accepted: int,
+) -> dict[str, Any]:
+    if about == ACCURACY:
+        return accuracy.panel(membership, model, counts)
+    if about == WORTH:
+        unseen = gate_panel(membership)
+        return unseen | forecasting.panel(membership, unseen["gate"])
+    if about == DOUBT:
+        return doubt.panel(membership, model, counts)
+    if about == WORK:
+        return working.panel(membership, counts, accepted)
+    return {"splits": working.splits(counts, accepted), "given_back": given_back(membership.project)}
 
 
 def sum_states(counts: dict[str, dict[str, int]], *splits: str) -> dict[str, int]:
@@ -161,183 +194,77 @@ def sum_states(counts: dict[str, dict[str, int]], *splits: str) -> dict[str, int
     return {state: sum(counts[split][state] for split in splits) for state in Item.State.values}
 
 
-@dataclass(frozen=True)
-class Standing:
-    """What decides the next step. ``items`` and ``answered`` count what people are asked: pool and audit.
-    ``accepted``: what is accepted unseen, and so not asked about."""
-
-    items: int
-    answered: int
-    pending: int
-    classes: int
-    importing: Job | None = None
-    accepted: int = 0
-
-    @property
-    def open(self) -> int:
-        return self.items - self.answered - self.accepted
+# --- the cards ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class NextStep:
-    """The one thing to do now. ``url`` is empty when this person's role does not include it."""
-
-    title: str
-    why: str
-    button: str = ""
-    url: str = ""
-
-
-def next_step(project: Project, role: str, standing: Standing) -> NextStep:
-    """What moves the project on, whoever does it; the button is there for those who may."""
-
-    def step(title: str, why: str, button: str, view: str, needed: Role) -> NextStep:
-        if allows(role, needed):
-            return NextStep(title, why, button, reverse(view, args=[project.pk]))
-        return NextStep(title, f"{why} This needs the role {needed.label.lower()}.")
-
-    if not standing.items and standing.importing:
-        return NextStep(
-            "Images are being imported",
-            "They can be labelled as soon as the import is done.",
-            "Watch the import",
-            reverse("job", args=[project.pk, standing.importing.pk]),
-        )
-    if not standing.items:
-        return step("Import images", "The project has no images yet.", "Import images", "import", OWN)
-    if not standing.classes:
-        return step("Add classes", "Say what an image can be.", "Add classes", "project-settings", OWN)
-    worth_it = standing.pending >= REVIEW_ENOUGH or (standing.pending and not standing.open)
-    is_reviewed_next = worth_it and (allows(role, REVIEW) or not standing.open)
-    if not standing.answered and not is_reviewed_next:
-        per_refit = project.settings.answers_per_refit
-        why = f"{standing.items:,} images wait. The model learns after every {per_refit} answers."
-        return step("Label the first image", why, "Start labelling", "label", LABEL)
-    if is_reviewed_next:
-        why = f"The model proposes labels for {standing.pending:,} images. Checking a grid is faster than labelling."
-        return step("Review proposals", why, "Review proposals", "review", REVIEW)
-    if standing.open:
-        why = f"{standing.open:,} of {standing.items:,} images have no answer yet."
-        return step("Keep labelling", why, "Keep labelling", "label", LABEL)
-    why = f"Every image has an answer, {standing.accepted:,} of them unseen." if standing.accepted else ""
-    return step("Export the labels", why or "Every image has an answer.", "Export", "export", VIEW)
-
-
-@dataclass(frozen=True)
-class SplitRow:
-    title: str
-    help: str
-    items: int
-    answered: int
-    parts: list[Part]
-
-
-def _splits(counts: dict[str, dict[str, int]], accepted: int) -> list[SplitRow]:
-    """accepted: open images of the pool whose label was accepted unseen, a state of their own here."""
-    described = {
-        Split.POOL: ("Pool", "What people label and the model learns from."),
-        Split.AUDIT: (
-            "Random checks",
-            "Drawn at random, shown without hints, never learnt from: they measure accuracy.",
-        ),
-        Split.TEST: ("Test", "Labels known beforehand. Never asked, never learnt from."),
+def cards(
+    membership: Membership, about: str, counts: dict[str, dict[str, int]], model: ModelVersion | None
+) -> list[Card]:
+    """The four questions with an answer each. At most nine queries."""
+    project = membership.project
+    asked = sum_states(counts, Split.POOL, Split.AUDIT)
+    answers = {
+        ACCURACY: (_("How good is it now?"), *_accuracy_card(model, counts)),
+        WORTH: (_("What is the next hour worth?"), *_worth_card(membership, asked[Item.State.OPEN])),
+        DOUBT: (_("What is the model unsure about?"), *_doubt_card(model)),
+        WORK: (_("How is the work going?"), *_work_card(work(project), asked)),
     }
-    rows = []
-    for split, (title, help) in described.items():
-        by_state = counts[split]
-        items = sum(by_state.values())
-        if items or split == Split.POOL:
-            parts = [
-                Part(Item.State(state).label, by_state[state], state)
-                for state in (
-                    Item.State.LABELLED,
-                    Item.State.NONE_OF_THESE,
-                    Item.State.SKIPPED,
-                    Item.State.OPEN,
-                )
-            ]
-            if split == Split.POOL and accepted:
-                parts[-1:] = [
-                    Part("Accepted unseen", accepted, "accepted"),
-                    Part(Item.State.OPEN.label, by_state[Item.State.OPEN] - accepted, Item.State.OPEN),
-                ]
-            rows.append(SplitRow(title, help, items, items - by_state[Item.State.OPEN], parts))
-    return rows
+    return [
+        Card(name, question, figure, said, address(project.pk, name), name == about)
+        for name, (question, figure, said) in answers.items()
+    ]
 
 
-@dataclass(frozen=True)
-class AuditStanding:
-    """How far the random checks have come. ``measured`` is what the newest model was measured on."""
-
-    answered: int
-    size: int
-    enough: int
-    measured: queries.Measured
-
-    @property
-    def is_enough(self) -> bool:
-        return self.measured.n >= self.enough
-
-    @property
-    def is_too_small(self) -> bool:
-        return self.size < self.enough
+def _accuracy_card(model: ModelVersion | None, counts: dict[str, dict[str, int]]) -> tuple[str, str]:
+    audit = accuracy.audit_standing(model, counts)
+    found = audit.measured
+    if audit.is_enough and found.accuracy is not None and found.low is not None and found.high is not None:
+        said = _("right, 95\xa0%% interval %(low)s\u2060–\u2060%(high)s, on %(n)s random checks")
+        return percent(found.accuracy), said % {
+            "low": percent(found.low),
+            "high": percent(found.high),
+            "n": f"{found.n:,}",
+        }
+    if audit.answered >= audit.enough:
+        return "", _("Enough random checks are answered. The next model shows its estimate.")
+    done = {"n": audit.answered, "enough": audit.enough}
+    return "", _("Not known yet: %(n)s of %(enough)s random checks are answered.") % done
 
 
-def audit_standing(model: ModelVersion | None, counts: dict[str, dict[str, int]]) -> AuditStanding:
-    audit = counts[Split.AUDIT]
-    return AuditStanding(
-        answered=audit[Item.State.LABELLED],
-        size=sum(audit.values()),
-        enough=queries.CHECKS_AT_LEAST,
-        measured=queries.measured(model, "audit"),
-    )
+def _worth_card(membership: Membership, still_open: int) -> tuple[str, str]:
+    study = queries.newest_study(membership.project)
+    told = (study.result.get("forecast") if study else None) or {}
+    if not told or told.get("lack"):
+        return "", f"{advise(told)[1]}."
+    hour = forecasting.hour(told, pace_of(membership.project, membership.user), still_open)
+    if hour is None:
+        return "", f"{advise(told)[1]}."
+    figure = f"{'' if hour.gain.startswith('−') else '+'}{hour.gain}"
+    said = {
+        "hour": _("points of accuracy for %(n)s answers (%(low)s to %(high)s)"),
+        "rest": _("points for the %(n)s answers left, %(minutes)s minutes (%(low)s to %(high)s)"),
+        "horizon": _("points for the first %(n)s answers, %(minutes)s minutes (%(low)s to %(high)s)"),
+    }[hour.kind]
+    return figure, said % {"n": f"{hour.answers:,}", "minutes": hour.minutes, "low": hour.low, "high": hour.high}
 
 
-def _estimate(at: queries.CurvePoint, measured: queries.Measured) -> Estimate:
-    # A measured sample that is not empty has all three numbers (queries.measured).
-    assert measured.accuracy is not None and measured.low is not None and measured.high is not None
-    return Estimate(at.answers, measured.accuracy, measured.low, measured.high, measured.n)
+def _doubt_card(model: ModelVersion | None) -> tuple[str, str]:
+    tenths = doubt.sure(model)
+    if model is None or not tenths:
+        return "", _("Nothing yet: that shows with the next model.") if model else _("Nothing yet: there is no model.")
+    said = ngettext(
+        "open image of %(all)s it is less than %(sure)s sure of",
+        "open images of %(all)s it is less than %(sure)s sure of",
+        doubt.unsure(tenths),
+    ) % {"all": f"{sum(tenths):,}", "sure": percent(doubt.UNSURE_BELOW)}
+    return f"{doubt.unsure(tenths):,}", said if model.is_calibrated else f"{said} ({_('uncalibrated')})"
 
 
-def model_facts(model: ModelVersion) -> dict[str, Any]:
-    """What a reader wants to know of a model, with the titles of its parts."""
-    seconds = model.metrics.get("seconds") or {}
-    return {
-        "head": NAMES_ALONE if model.is_zero_shot else title_of(queries.learner_kind(model), model.algorithm),
-        "encoder": "The trained network" if model.encoder == "trained" else title_of("encoder", model.encoder),
-        "classes": len(model.class_ids),
-        "seconds": sum(each for each in seconds.values() if isinstance(each, int | float)),
-    }
-
-
-def title_of(kind: str, name: str) -> str:
-    """The catalogue's title; a name that has left the catalogue stands for itself."""
-    try:
-        return algorithms.get(kind, name).title
-    except InvalidSettings:
-        return name
-
-
-@dataclass(frozen=True)
-class PersonRow:
-    name: str
-    answers: int
-    reviewed: int
-    last_at: Any
-
-
-def people(project: Project) -> list[PersonRow]:
-    """Who answered how many images; ``reviewed`` of them by deciding on a proposal. Two queries."""
-    current = Annotation.objects.filter(
-        project=project, superseded_by__isnull=True, source=Annotation.Source.PERSON
-    ).exclude(kind=Annotation.Kind.RETRACTION)
-    rows = (
-        current.order_by()
-        .values("annotator")
-        .annotate(
-            answers=Count("pk"), reviewed=Count("pk", filter=Q(settles__isnull=False)), last_at=Max("created_at")
-        )
-        .order_by("-answers", "annotator")
-    )
-    names = dict(User.objects.filter(pk__in=[row["annotator"] for row in rows]).values_list("pk", "username"))
-    return [PersonRow(names[row["annotator"]], row["answers"], row["reviewed"], row["last_at"]) for row in rows]
+def _work_card(done: Work, asked: dict[str, int]) -> tuple[str, str]:
+    answered, items = sum(asked.values()) - asked[Item.State.OPEN], sum(asked.values())
+    so_far = _("%(n)s of %(all)s images answered") % {"n": f"{answered:,}", "all": f"{items:,}"}
+    pace = done.paces.get(None)
+    if pace is None:
+        return "", f"{so_far}."
+    said = _("answers an hour at the desk, %(seconds)s\xa0s each; %(so_far)s")
+    return f"{pace.per_hour:,}", said % {"seconds": f"{pace.median_s:.1f}", "so_far": so_far}

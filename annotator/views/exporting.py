@@ -7,6 +7,8 @@ from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBas
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.http import content_disposition_header
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_GET, require_POST, require_safe
 
 from annotator import queries
@@ -16,7 +18,7 @@ from annotator.errors import Conflict, InvalidExport
 from annotator.models import Membership, ModelVersion
 from annotator.views import PageRequest, page
 from annotator.views.certifying import promise
-from annotator.views.dashboard import model_facts
+from annotator.views.model_facts import model_facts
 
 TEMPLATE = "exporting.html"
 # The parts htmx may ask for, by the id of the element they fill.
@@ -24,12 +26,15 @@ PARTS = ("total", "model")
 # What can be packaged, as the form sends it.
 AS_IT_IS, DISTILLED = "as-it-is", "distilled"
 TITLES = {
-    "human": ("Answers of people", "given while labelling, or by correcting a proposal"),
-    "accepted": ("Accepted proposals", "a person looked and agreed"),
-    "imported": ("Imported labels", "came with the images"),
-    "auto": ("Accepted automatically", "nobody looked at these"),
-    "none_of_these": ("None of these", "a person looked; rows without a label"),
-    "unlabelled": ("Without a label", "not answered, skipped, or people disagree; rows without a label"),
+    "human": (gettext_lazy("Answers of people"), gettext_lazy("given while labelling, or by correcting a proposal")),
+    "accepted": (gettext_lazy("Accepted proposals"), gettext_lazy("a person looked and agreed")),
+    "imported": (gettext_lazy("Imported labels"), gettext_lazy("came with the images")),
+    "auto": (gettext_lazy("Accepted automatically"), gettext_lazy("nobody looked at these")),
+    "none_of_these": (gettext_lazy("None of these"), gettext_lazy("a person looked; rows without a label")),
+    "unlabelled": (
+        gettext_lazy("Without a label"),
+        gettext_lazy("not answered, skipped, or people disagree; rows without a label"),
+    ),
 }
 
 
@@ -120,7 +125,7 @@ def package_model(request: PageRequest, project_id: int) -> HttpResponse:
         context = _context(HttpRequest(), membership) | _model(membership)
         context |= {"refused": error.message, "chosen_kind": chosen, "minutes": minutes}
         return render(request, TEMPLATE, context, status=error.status)
-    messages.success(request, f"The model is being packaged, as job {job.pk}")
+    messages.success(request, _("The model is being packaged, as job %(job)s") % {"job": job.pk})
     response = redirect(reverse("export", args=[project_id]) + "#model-title")
     response.status_code = 303
     return response
@@ -130,7 +135,8 @@ def _number(minutes: str) -> float:
     try:
         return float(minutes)
     except ValueError:
-        raise InvalidExport(f"{minutes[:20]!r} is not a number of minutes") from None
+        why = _("%(found)s is not a number of minutes")
+        raise InvalidExport(why % {"found": repr(minutes[:20])}) from None
 
 
 @require_safe
@@ -153,8 +159,10 @@ def _model(membership: Membership) -> dict[str, Any]:
     model, network = queries.current_model(project), queries.network_in_use(project)
     is_packaging = newest is not None and not newest.is_over
     kinds = [
-        _kind(AS_IT_IS, "The trained network, as it is", network, packaging.lack_for_package(project, distil=False)),
-        _kind(DISTILLED, "A small network, distilled", model, packaging.lack_for_package(project, distil=True)),
+        _kind(
+            AS_IT_IS, _("The trained network, as it is"), network, packaging.lack_for_package(project, distil=False)
+        ),
+        _kind(DISTILLED, _("A small network, distilled"), model, packaging.lack_for_package(project, distil=True)),
     ]
     possible = [kind["name"] for kind in kinds if not kind["lack"]]
     return {

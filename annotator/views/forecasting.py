@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from annotator import queries
 from annotator.access import OWN, allows
 from annotator.actions import forecasting
 from annotator.actions.forecasting import Outlook, lasting, points
 from annotator.actions.gate import Gate
 from annotator.forecast_charts import forecast_chart
-from annotator.models import Membership, QueueEntry
+from annotator.models import Membership, Project, QueueEntry
 from annotator.wording import percent
 
 ORIGINS = {
@@ -52,8 +55,6 @@ def panel(membership: Membership, gate: Gate) -> dict[str, Any]:
     """The context of templates/forecasting.html. Five queries."""
     found = forecasting.outlook(membership.project, membership.user, gate)
     told = found.forecast
-    # A study of before the open images were told apart by how sure the model is: its counts were of other images.
-    is_outdated = any(row["name"] not in ORIGINS for row in found.errors.get("open", []))
     return {
         "outlook": found,
         "now": _now(told),
@@ -63,13 +64,65 @@ def panel(membership: Membership, gate: Gate) -> dict[str, Any]:
         ],
         "curve_wide": forecast_chart(told),
         "curve_slim": forecast_chart(told, width=350, height=230),
-        "error_rows": error_rows(found.errors),
-        "errors_sum": _wrong(found.errors.get("sum")),
-        "errors_sum_open": "" if is_outdated else _wrong(found.errors.get("sum_with_open")),
+        "hour": hour(told, found.pace, gate.review + gate.asking),
         "work_rows": [(each, _time(each)) for each in found.work],
         "gain_said": gain_sentence(found),
         "may_raise_share": allows(membership.role, OWN),
     }
+
+
+def errors_panel(project: Project) -> dict[str, Any]:
+    """The context of templates/forecasting.html#errors-left. One query."""
+    study = queries.newest_study(project)
+    errors = (study.result.get("errors_left") if study else None) or {}
+    # A study of before the open images were told apart by how sure the model is: its counts were of other images.
+    is_outdated = any(row["name"] not in ORIGINS for row in errors.get("open", []))
+    return {
+        "study": study,
+        "errors": errors,
+        "error_rows": error_rows(errors),
+        "errors_sum": _wrong(errors.get("sum")),
+        "errors_sum_open": "" if is_outdated else _wrong(errors.get("sum_with_open")),
+    }
+
+
+@dataclass(frozen=True)
+class Hour:
+    """What the next hour of answers is expected to bring, in points. minutes: less than an hour where no more images
+    are open, or the forecast looks no further ahead than so many ``answers``. kind: "hour", "rest" or "horizon"."""
+
+    kind: str
+    answers: int
+    minutes: int
+    gain: str
+    low: str
+    high: str
+
+
+def hour(told: dict[str, Any], pace: forecasting.Pace | None, still_open: int) -> Hour | None:
+    """Read off the forecast, between its numbers of answers; None before there is one, or a pace. No query."""
+    ahead = told.get("ahead") or []
+    if not ahead or pace is None or not pace.seconds:
+        return None
+    whole = round(3600 / pace.seconds)
+    kind, answers = min(
+        ("hour", whole), ("rest", still_open), ("horizon", ahead[-1]["more"]), key=lambda each: each[1]
+    )
+    if answers < 1:
+        return None
+    sizes = [0, *(each["more"] for each in ahead)]
+
+    def at(name: str) -> float:
+        return float(np.interp(answers, sizes, [0.0, *(each[name] for each in ahead)]))
+
+    return Hour(
+        kind=kind,
+        answers=answers,
+        minutes=max(1, round(answers * pace.seconds / 60)),
+        gain=points(at("gain")),
+        low=points(at("gain_low")),
+        high=points(at("gain_high")),
+    )
 
 
 def _now(told: dict[str, Any]) -> float | None:

@@ -3,7 +3,6 @@
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
-from django.urls import reverse
 from django.views.decorators.http import require_POST
 
 from annotator.access import OWN, get_membership
@@ -57,6 +56,6 @@ def _refused(
 
 
 def _see_panel(project_id: int) -> HttpResponse:
-    response = redirect(reverse("dashboard", args=[project_id]) + "#unseen")
+    response = redirect(dashboard.address(project_id, dashboard.WORTH) + "#unseen")
     response.status_code = 303
     return response

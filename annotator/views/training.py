@@ -18,7 +18,8 @@ from annotator.actions import comparing, training
 from annotator.errors import Conflict, InvalidSettings, NotFound
 from annotator.models import Job, Membership, ModelVersion, Project
 from annotator.views import PageRequest, job_facts, page
-from annotator.views.dashboard import jobs_context, model_facts, polled, title_of
+from annotator.views.dashboard import jobs_context, polled
+from annotator.views.model_facts import model_facts, title_of
 
 TEMPLATE = "training.html"
 # The parts htmx may ask for, by the id of the element they fill.

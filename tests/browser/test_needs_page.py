@@ -159,7 +159,7 @@ def test_the_panel_promises_and_what_was_accepted_unseen_is_looked_through(
 ) -> None:
     given, accepted = rigged.certificate, rigged.accepted()
     assert accepted == given.rest > 0
-    page = visit(carol, f"/projects/{project.pk}/", viewport={"width": 1280, "height": 3000})
+    page = visit(carol, f"/projects/{project.pk}/?about=worth", viewport={"width": 1280, "height": 3000})
     panel = page.locator("#unseen")
     expect(panel).to_contain_text(f"With 95 % confidence at least 80 % of the {given.rest} images")
     expect(panel).to_contain_text("0 errors in")
@@ -189,7 +189,7 @@ def test_a_promise_that_broke_is_told_and_its_labels_are_up_for_review(
     rigged.check(rigged.checks[36:54], wrongly=True)
     rigged.take_stock()
     assert rigged.accepted() == 0
-    page = visit(carol, f"/projects/{project.pk}/")
+    page = visit(carol, f"/projects/{project.pk}/?about=worth")
     told = page.locator("#given-back")
     expect(told).to_contain_text(f"{accepted}")
     expect(told).to_contain_text("wrong by now")
