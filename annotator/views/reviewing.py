@@ -36,6 +36,7 @@ from annotator.views.review_tiles import tiles_of
 from annotator.views.review_trust import trust_context
 
 TEMPLATE = "reviewing.html"
+REVIEW_KEYS = set("m")  # beside those that the labelling page has too
 # Written by the page's script: how many tiles fit this screen, and how large they are.
 TILES_COOKIE, SIZE_COOKIE, SIZES = "winnow_tiles", "winnow_tile_size", ("s", "m", "l", "xl")
 
@@ -273,7 +274,7 @@ def _context(
         "unseen": certifying.accepted_unseen(project).count(),
         "promises": [promise(each) for each in certifying.standing_certificates(project) if each.accepted_at],
         "given_back": given_back(project),
-        "choices": choices_of(queries.open_classes(project), PAGE_KEYS),
+        "choices": choices_of(queries.open_classes(project), PAGE_KEYS | REVIEW_KEYS),
     }
     if chosen.show != LABELS:
         context |= trust_context(project)

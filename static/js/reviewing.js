@@ -1,31 +1,29 @@
-// The grid: mark the wrong ones, accept the rest with one key. Marks outlive a failed request and a reload.
+// The grid: mark the wrong ones, accept the rest with one key. Wires keys, clicks and the server to the tiles.
 //
-// Without this module the boxes and the button are a plain form.
+// Without this module the boxes and the buttons are a plain form.
 
 import { keyHelp, plainKey, showHelpButton } from "./keys.js";
+import "./review_dragging.js";
+import { rememberFit, resize } from "./review_fit.js";
+import { bringBack, classOf, forget, judge, stepBack, verdictOf } from "./review_marks.js";
+import { boxOf, focus, focusedTile, keepInOrder, target, tiles } from "./review_moving.js";
+import { fetchAhead, forgetAhead, gridAt } from "./review_screens.js";
+import { clear, hasSelection, isSelected, selectAll, selectRun, selected, setAnchor, targets } from "./review_selecting.js";
 import { send } from "./sending.js";
 import { showWaiting } from "./tabs.js";
+import { gettext, interpolate } from "./words.js";
 
 // A key pressed twice must not accept a screenful that nobody has seen.
 const LOOK_AT_LEAST_MS = 600;
 
 const openHelp = keyHelp();
 const dialog = document.getElementById("other-classes");
-const names = new Map([...dialog.querySelectorAll(".choice")].map((button) => [classOf(button), button.dataset.name]));
-const page = { address: location.href, user: document.getElementById("grid").dataset.user };
-const who = document.getElementById("grid").dataset.who;
-const store = `winnow:marks:${location.pathname}`;
+const grid = () => document.getElementById("grid");
+const page = { address: location.href, user: grid().dataset.user };
+const { who } = grid().dataset;
 let shownSince = -Infinity; // the page that was asked for is no surprise
 let isSending = false;
 let isUndoWaiting = false; // asked for while a decision was still on its way
-
-const tiles = () => [...document.querySelectorAll(".tile")];
-const boxOf = (tile) => tile.querySelector(".mark");
-const focusedTile = () => document.activeElement?.closest?.(".tile");
-
-function classOf(button) {
-  return button.value.split(":")[1];
-}
 
 // ---- seeing ---------------------------------------------------------------------------------------------------
 
@@ -36,7 +34,7 @@ const observer = new IntersectionObserver((entries) => {
     if (entry.isIntersecting && unseen.delete(entry.target)) observer.unobserve(entry.target);
   }
   count();
-}, { rootMargin: "0px 0px -72px 0px", threshold: 0.6 });
+}, { rootMargin: "0px 0px -64px 0px", threshold: 0.6 });
 
 function watchTiles() {
   observer.disconnect();
@@ -53,68 +51,54 @@ function turnPage() {
   shownSince = performance.now();
 }
 
-// ---- marks ----------------------------------------------------------------------------------------------------
+// ---- saying ---------------------------------------------------------------------------------------------------
 
-/** verdict: "right", "wrong", or the id of the class it is instead. */
-function judge(tile, verdict) {
-  const isOwn = verdict === document.getElementById("tiles").dataset.class;
-  const other = !isOwn && names.has(verdict) ? verdict : null;
-  boxOf(tile).checked = verdict === "wrong" || other !== null;
-  tile.querySelector("[name=corrected]")?.remove();
-  if (other) {
-    const field = document.createElement("input");
-    Object.assign(field, { type: "hidden", name: "corrected", value: `${tile.dataset.proposal}:${other}` });
-    tile.append(field);
-  }
-  show(tile, other);
-  keepMarks();
-}
-
-function show(tile, other) {
-  const verdict = tile.querySelector(".verdict");
-  verdict.dataset.plain ??= verdict.textContent;
-  verdict.textContent = other ? names.get(other) : verdict.dataset.plain;
-  tile.classList.toggle("corrected", Boolean(other));
-  tile.querySelector(".which").hidden = !boxOf(tile).checked;
-  count();
-}
-
+/** What the button below does with the screen as it is marked now. */
 function count() {
-  const all = tiles();
-  const wrong = all.filter((tile) => boxOf(tile).checked).length;
   const text = document.getElementById("accept-text");
   if (!text) return;
   if (unseen.size) {
-    text.textContent = `See ${unseen.size} more`;
+    text.textContent = interpolate(gettext("See %(n)s more"), { n: unseen.size });
     return;
   }
-  const corrected = document.querySelectorAll(".tile.corrected").length;
-  const parts = [`Accept ${all.length - wrong}`];
-  if (wrong - corrected) parts.push(`send ${wrong - corrected} back`);
-  if (corrected) parts.push(`correct ${corrected}`);
-  text.textContent = parts.join(", ");
+  const n = { right: 0, wrong: 0, left: 0, corrected: 0 };
+  for (const tile of tiles()) n[verdictOf(tile) in n ? verdictOf(tile) : "corrected"] += 1;
+  const isLabels = grid().dataset.shows === "labels";
+  const words = isLabels
+    ? { right: gettext("%(n)s right"), wrong: gettext("flag %(n)s"), corrected: gettext("correct %(n)s"), left: gettext("leave %(n)s") }
+    : { right: gettext("Accept %(n)s"), wrong: gettext("send %(n)s back"), corrected: gettext("correct %(n)s"), left: gettext("leave %(n)s") };
+  const parts = ["right", "wrong", "corrected", "left"].filter((kind) => n[kind] || kind === "right");
+  text.textContent = parts.map((kind) => interpolate(words[kind], { n: n[kind] })).join(", ");
 }
 
-function keepMarks() {
-  const marks = {};
-  for (const tile of tiles()) {
-    const other = tile.querySelector("[name=corrected]")?.value.split(":")[1];
-    if (boxOf(tile).checked) marks[tile.dataset.proposal] = other ?? "wrong";
-  }
-  try {
-    sessionStorage.setItem(store, JSON.stringify({ ...readMarks(), ...dropped(), ...marks }));
-  } catch { /* refused: the marks live as long as the page */ }
+function say(some, verdict) {
+  judge(some, verdict);
+  count();
 }
 
-// What is on this screen and not marked any more.
-const dropped = () => Object.fromEntries(tiles().map((tile) => [tile.dataset.proposal, undefined]));
+/** Mark all of them, or, where all are, none. */
+function toggleVerdict(some, verdict) {
+  if (!some.length) return;
+  say(some, some.every((tile) => verdictOf(tile) === verdict) ? "right" : verdict);
+  clear();
+}
 
-function readMarks() {
-  try {
-    return JSON.parse(sessionStorage.getItem(store)) ?? {};
-  } catch {
-    return {};
+async function flag(some) {
+  const raised = some.every((tile) => tile.classList.contains("flagged")) ? "0" : "1";
+  clear();
+  for (const tile of some) {
+    const result = await send(`${location.pathname.replace(/review\/$/, "")}items/${tile.dataset.item}/flag/`, { raised }, page);
+    if (result.outcome !== "done") return notify(explain(result));
+    tile.classList.toggle("flagged", raised === "1");
   }
+  const text = raised === "1" ? gettext("Flagged: %(n)s") : gettext("Flag lowered: %(n)s");
+  document.getElementById("said").textContent = interpolate(text, { n: some.length });
+}
+
+function showLike(some) {
+  if (some.length !== 1) return;
+  const show = grid().dataset.shows === "labels" ? "show=labels&" : "";
+  location.assign(`?${show}like=${some[0].dataset.item}`);
 }
 
 // ---- sending --------------------------------------------------------------------------------------------------
@@ -124,7 +108,8 @@ async function submit(form, { isDecision }) {
   if (isDecision && performance.now() - shownSince < LOOK_AT_LEAST_MS) return;
   if (isDecision && unseen.size) return turnPage();
   const loading = isDecision ? [...form.querySelectorAll(".tile img")].filter((picture) => !picture.complete).length : 0;
-  if (loading) return notify(`${loading} of the images are still loading; nobody has seen them yet.`);
+  if (loading) return notify(interpolate(gettext("%(n)s of the images are still loading; nobody has seen them yet."), { n: loading }));
+  if (isDecision && tiles().every((tile) => verdictOf(tile) === "left")) return go("screen-next");
   isSending = true;
   form.classList.add("sending");
   const result = await send(form.action, new URLSearchParams(new FormData(form)), page);
@@ -134,30 +119,49 @@ async function submit(form, { isDecision }) {
     isUndoWaiting = false;
     return notify(explain(result));
   }
-  document.getElementById("notices").replaceChildren();
   if (result.outcome === "done" && isDecision) forget();
-  document.getElementById("grid").replaceWith(document.adoptNode(result.part.getElementById("grid")));
-  showWaiting(document.getElementById("grid").dataset.waiting);
-  setUp();
-  shownSince = performance.now();
-  window.scrollTo({ top: 0 });
+  forgetAhead();
+  swap(result.part);
+  history.replaceState(null, "", `?${grid().dataset.place}`);
   document.getElementById("said").textContent = document.getElementById("outcome").textContent.replace(/\s+/g, " ").trim();
   if (isUndoWaiting) takeBack();
 }
 
-function forget() {
-  try {
-    sessionStorage.setItem(store, JSON.stringify({ ...readMarks(), ...dropped() }));
-  } catch { /* refused: there was nothing */ }
+function swap(part) {
+  document.getElementById("notices").replaceChildren();
+  clear();
+  grid().replaceWith(document.adoptNode(part.getElementById("grid")));
+  showWaiting(grid().dataset.waiting);
+  setUp();
+  shownSince = performance.now();
+  window.scrollTo({ top: 0, behavior: "instant" });
 }
+
+/** To the screen a link leads to, without deciding anything. */
+async function go(id) {
+  const href = document.getElementById(id)?.getAttribute("href");
+  if (!href || isSending) return;
+  if (await goTo(href)) history.pushState(null, "", href);
+}
+
+async function goTo(href) {
+  isSending = true;
+  const result = await gridAt(href);
+  isSending = false;
+  if (result.part?.getElementById("grid")) swap(result.part);
+  else notify(explain(result));
+  return Boolean(result.part);
+}
+
+window.addEventListener("popstate", () => goTo(location.search || "?"));
 
 function explain(result) {
   switch (result.outcome) {
-    case "offline": return "Nothing was saved: the server does not answer. Your marks are kept; accept again in a moment.";
-    case "trouble": return `Nothing was saved: the server has a problem (${result.status}). Your marks are kept; accept again in a moment.`;
-    case "signed-out": return "Nothing was saved: you are signed out. Sign in again in another tab, then accept again here; your marks are kept.";
-    case "other-user": return `Nothing was saved: ${result.who} is signed in in this browser now. Sign in as ${who} again, then accept again.`;
-    default: return "Nothing was saved: the server says that you may not review here any more. Ask an owner of the project.";
+    case "offline": return gettext("Nothing was saved: the server does not answer. Your marks are kept; accept again in a moment.");
+    case "trouble": return interpolate(gettext("Nothing was saved: the server has a problem (%(status)s). Your marks are kept; accept again in a moment."), result);
+    case "signed-out": return gettext("Nothing was saved: you are signed out. Sign in again in another tab, then accept again here; your marks are kept.");
+    case "other-user": return interpolate(gettext("Nothing was saved: %(other)s is signed in in this browser now. Sign in as %(who)s again, then accept again."), { other: result.who, who });
+    default: return gettext("Nothing was saved: the server says that you may not review here any more. Ask an owner of the project.");
   }
 }
 
@@ -168,112 +172,172 @@ function notify(text) {
   document.getElementById("notices").replaceChildren(note);
 }
 
-// ---- moving ---------------------------------------------------------------------------------------------------
-
-function focus(tile) {
-  for (const each of tiles()) boxOf(each).tabIndex = each === tile ? 0 : -1;
-  boxOf(tile).focus();
-}
-
-function move(key) {
-  const all = tiles();
-  if (!all.length) return;
-  const now = all.indexOf(focusedTile());
-  if (now < 0) return focus(all.find((tile) => boxOf(tile).tabIndex === 0) ?? all[0]);
-  const top = all[0].offsetTop;
-  const columns = all.findIndex((tile) => tile.offsetTop > top);
-  const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[key];
-  let next = now + step;
-  if (key === "Home") next = 0;
-  if (key === "End") next = all.length - 1;
-  // A row of its own only, when all tiles fit in one.
-  if (columns < 0 && (key === "ArrowUp" || key === "ArrowDown")) return;
-  if (key === "ArrowDown" && next >= all.length && Math.floor(now / columns) < Math.floor((all.length - 1) / columns)) next = all.length - 1;
-  if (all[next]) focus(all[next]);
-}
-
-document.addEventListener("keydown", (event) => {
-  const key = plainKey(event);
-  // Holding an arrow down moves on; nothing else repeats.
-  const arrow = /^(Arrow(Left|Right|Up|Down)|Home|End)$/.test(event.key);
-  if (arrow && !event.ctrlKey && !event.metaKey && !event.altKey && !dialog.open && (focusedTile() || event.key.startsWith("Arrow"))) {
-    if (event.target.closest?.("dialog, textarea, select, input:not(.mark)")) return;
-    move(event.key);
-    event.preventDefault();
-    return;
-  }
-  if (key === null) return;
-  const decisions = document.getElementById("decisions");
-  const tile = focusedTile();
-  if (key === "?") openHelp();
-  else if (key === "a" || (key === "Enter" && !event.target.closest("a, button, summary"))) {
-    if (decisions) submit(decisions, { isDecision: true });
-  } else if (key === "z") takeBack();
-  else if (key === "x" && tile) judge(tile, boxOf(tile).checked ? "right" : "wrong");
-  else if (tile && key.length === 1) {
-    const choice = dialog.querySelector(`.choice[data-key="${CSS.escape(key)}"]`);
-    if (!choice) return;
-    judge(tile, classOf(choice));
-  } else return;
-  event.preventDefault();
-});
-
+/** The last step on this screen, else the last screenful. */
 function takeBack() {
   isUndoWaiting = isSending;
+  if (isSending) return;
+  if (stepBack()) return count();
   const form = document.getElementById("undo");
   if (form?.querySelector("button")) submit(form, { isDecision: false });
 }
 
-// ---- input ----------------------------------------------------------------------------------------------------
+// ---- keys -----------------------------------------------------------------------------------------------------
+
+document.addEventListener("keydown", (event) => {
+  if (event.defaultPrevented || document.querySelector("dialog[open]")) return;
+  // Holding an arrow down moves on; nothing else repeats.
+  const arrow = /^(Arrow(Left|Right|Up|Down)|Home|End)$/.test(event.key);
+  if (arrow && !event.ctrlKey && !event.metaKey && !event.altKey && (focusedTile() || event.key.startsWith("Arrow"))) {
+    if (event.target.closest?.("textarea, select, summary, input:not(.mark)")) return;
+    move(event.key, event.shiftKey);
+    event.preventDefault();
+    return;
+  }
+  if (event.key.toLowerCase() === "a" && (event.ctrlKey || event.metaKey) && !event.target.closest?.("input:not(.mark), textarea")) {
+    if (!tiles().length) return;
+    selectAll();
+    event.preventDefault();
+    return;
+  }
+  const key = plainKey(event);
+  if (key !== null && press(key, event)) event.preventDefault();
+});
+
+function move(key, isRun) {
+  const next = target(key);
+  if (!next) return;
+  if (isRun) {
+    if (!hasSelection()) setAnchor(focusedTile() ?? next);
+    selectRun(next);
+  }
+  focus(next);
+}
+
+/** Do what the key is for; whether it is for anything. */
+function press(key, event) {
+  const some = targets();
+  const decisions = document.getElementById("decisions");
+  if (key === "?") openHelp();
+  else if (key === "a" || (key === "Enter" && !event.target.closest("a, button, summary, select"))) {
+    if (decisions) submit(decisions, { isDecision: true });
+  } else if (key === "z") takeBack();
+  else if (key === ".") go("screen-next");
+  else if (key === ",") go("screen-before");
+  else if (key === "Escape") return clear();
+  else if (!some.length) return false;
+  else if (key === "x") toggleVerdict(some, "wrong");
+  else if (key === " " && hasSelection()) toggleVerdict(some, "wrong");
+  else if (key === "-") toggleVerdict(some, "left");
+  else if (key === "/") ask(some);
+  else if (key === "f") flag(some);
+  else if (key === "m") showLike(some);
+  else {
+    const choice = key.length === 1 && dialog.querySelector(`.choice[data-key="${CSS.escape(key)}"]`);
+    if (!choice) return false;
+    say(some, classOf(choice));
+    clear();
+  }
+  return true;
+}
+
+// ---- clicks ---------------------------------------------------------------------------------------------------
 
 document.addEventListener("change", (event) => {
   const tile = event.target.closest?.(".tile");
-  if (tile && event.target === boxOf(tile)) judge(tile, boxOf(tile).checked ? "wrong" : "right");
+  if (!tile || event.target !== boxOf(tile)) return;
+  const verdict = boxOf(tile).checked ? "wrong" : "right";
+  // The box has changed already; what it said before is what a step back brings.
+  boxOf(tile).checked = !boxOf(tile).checked;
+  const isBulk = isSelected(tile);
+  say(isBulk ? selected() : [tile], verdict);
+  if (isBulk) clear();
 });
 
 document.addEventListener("focusin", (event) => {
   const tile = event.target.closest(".tile");
-  if (tile) for (const each of tiles()) boxOf(each).tabIndex = each === tile ? 0 : -1;
+  if (tile) keepInOrder(tile);
 });
 
 document.addEventListener("submit", (event) => {
+  if (event.target.id === "filter-form") return dropBlanks(event.target);
   if (event.target.id !== "decisions" && event.target.id !== "undo") return;
   event.preventDefault();
   submit(event.target, { isDecision: event.target.id === "decisions" });
 });
 
-let asked = null; // the tile the dialog is about
+// An address of its own words only is one that a person can read.
+function dropBlanks(form) {
+  form.addEventListener("formdata", ({ formData }) => {
+    for (const [name, value] of [...formData]) if (!value) formData.delete(name);
+  }, { once: true });
+}
+
+document.addEventListener("click", (event) => {
+  const screen = event.target.closest("#screen-next, #screen-before");
+  if (screen && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
+    event.preventDefault();
+    go(screen.id);
+  }
+  const act = event.target.closest("[data-act]")?.dataset.act;
+  if (act) perform(act);
+  const which = event.target.closest(".which");
+  if (which) ask(isSelected(which.closest(".tile")) ? selected() : [which.closest(".tile")]);
+  const choice = event.target.closest("#other-classes .choice");
+  if (choice) choose(choice);
+  if (event.target === dialog) dialog.close();
+  if (event.target.closest("#smaller")) changeSize(-1);
+  if (event.target.closest("#larger")) changeSize(1);
+});
+
+function perform(act) {
+  const some = selected();
+  if (act === "wrong") toggleVerdict(some, "wrong");
+  else if (act === "leave") toggleVerdict(some, "left");
+  else if (act === "which") ask(some);
+  else if (act === "flag") flag(some);
+  else if (act === "like") showLike(some);
+  else clear();
+}
+
+async function changeSize(by) {
+  if (isSending || !resize(by)) return;
+  rememberFit();
+  await goTo(`?${grid().dataset.place}`);
+}
+
+// ---- another class --------------------------------------------------------------------------------------------
+
+let asked = []; // the tiles the dialog is about
 const inOrder = [...dialog.querySelectorAll(".choice")];
+
+function ask(some) {
+  if (!some.length) return;
+  asked = some;
+  listFirst(asked[0]);
+  dialog.showModal();
+}
 
 // The classes listed for the tile come first, likeliest first; but not the one it was said not to be.
 function listFirst(tile) {
-  const own = document.getElementById("tiles").dataset.class;
-  const listed = (tile.dataset.listed ?? "").split(" ").filter((id) => id && id !== own);
+  const listed = (tile.dataset.listed ?? "").split(" ").filter((id) => id && id !== tile.dataset.class);
   const first = listed.map((id) => inOrder.find((button) => classOf(button) === id)).filter(Boolean);
   for (const button of inOrder) button.classList.toggle("listed", first.includes(button));
   inOrder[0]?.parentElement.append(...first, ...inOrder.filter((button) => !first.includes(button)));
 }
 
-document.addEventListener("click", (event) => {
-  const which = event.target.closest(".which");
-  if (which) {
-    asked = which.closest(".tile");
-    listFirst(asked);
-    dialog.showModal();
-  }
-  const choice = event.target.closest("#other-classes .choice");
-  if (choice) {
-    dialog.close();
-    judge(asked, classOf(choice));
-    focus(asked);
-  }
-  if (event.target === dialog) dialog.close();
-});
+function choose(choice) {
+  dialog.close();
+  say(asked, classOf(choice));
+  clear();
+  focus(asked[0]);
+}
 
 dialog.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input")) return;
   const choice = event.key.length === 1 && dialog.querySelector(`.choice[data-key="${CSS.escape(event.key.toLowerCase())}"]`);
-  if (choice) choice.click();
+  if (!choice) return;
+  event.preventDefault(); // the same key must not reach the page behind the dialog
+  choice.click();
 });
 
 const find = document.getElementById("find");
@@ -285,18 +349,25 @@ if (find) {
   });
 }
 
+// ---- a new screen ---------------------------------------------------------------------------------------------
+
 function setUp() {
-  const marks = readMarks();
   for (const [index, tile] of tiles().entries()) {
     boxOf(tile).tabIndex = index ? -1 : 0;
-    const verdict = marks[tile.dataset.proposal];
-    if (verdict) judge(tile, verdict);
-    else show(tile, null);
+    tile.querySelector(".pick").hidden = false;
   }
+  bringBack();
   watchTiles();
   showHelpButton();
   for (const hint of document.querySelectorAll(".scripted")) hint.hidden = false;
   count();
+  setTimeout(fetchAhead, 400); // this screen's own pictures first
 }
 
 setUp();
+if (rememberFit() !== null) goTo(location.search || "?");
+let settle = null;
+window.addEventListener("resize", () => {
+  clearTimeout(settle);
+  settle = setTimeout(rememberFit, 300);
+});

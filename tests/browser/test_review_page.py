@@ -126,12 +126,18 @@ def test_a_phone_marks_by_tapping_and_corrects_by_choosing(
 
 
 def test_a_key_pressed_twice_does_not_accept_what_nobody_has_seen(
-    visit: Visit, project: Project, model: object, proposals: list[Proposal], carol: User, dog: LabelClass
+    visit: Visit,
+    project: Project,
+    model: object,
+    proposals: list[Proposal],
+    carol: User,
+    cat: LabelClass,
+    dog: LabelClass,
 ) -> None:
     Proposal.objects.filter(pk__in=[each.pk for each in proposals[6:]]).update(
         label_class=dog, value={"class": dog.pk}
     )
-    page = visit(carol, f"/projects/{project.pk}/review/")
+    page = visit(carol, f"/projects/{project.pk}/review/?class={cat.pk}")
     wait_for_a_look(page)
     page.keyboard.press("a")
     expect(page.locator("#tiles")).to_have_attribute("aria-label", "Proposals for dog")
@@ -157,12 +163,12 @@ def test_only_what_has_been_on_the_screen_is_accepted(
 
 
 def test_taking_back_goes_on_to_the_screenful_before(
-    visit: Visit, project: Project, proposals: list[Proposal], carol: User, dog: LabelClass
+    visit: Visit, project: Project, proposals: list[Proposal], carol: User, cat: LabelClass, dog: LabelClass
 ) -> None:
     Proposal.objects.filter(pk__in=[each.pk for each in proposals[6:]]).update(
         label_class=dog, value={"class": dog.pk}
     )
-    page = visit(carol, f"/projects/{project.pk}/review/")
+    page = visit(carol, f"/projects/{project.pk}/review/?class={cat.pk}")
     wait_for_a_look(page)
     page.keyboard.press("a")
     expect(page.locator("#tiles")).to_have_attribute("aria-label", "Proposals for dog")
