@@ -7,9 +7,10 @@ from typing import Any
 
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext as _
 
 from annotator.charts import nice_step
-from annotator.wording import percent
+from annotator.wording import percent, thousands, with_interval
 
 # Looks there are of a line; a ninth one looks like the first.
 LOOKS = 8
@@ -65,8 +66,14 @@ def curves_chart(series: Sequence[Series], *, width: int = 760, height: int = 32
     labels = [point["labels"] for point in points]
     frame = _Frame(width, height, min(labels) if len(set(labels)) > 1 else 0, max(labels), y_min)
     best = max(series, key=lambda each: each.drawn[-1]["mean"] if each.drawn else -1.0)
-    said = f"Mean accuracy over the answers of {len(series)} curves; highest at the end: {best.title}, "
-    said += f"{percent(best.drawn[-1]['mean'], 1)} at {best.drawn[-1]['labels']} answers"
+    said = _(
+        "Mean accuracy over the answers of %(n)s curves; highest at the end: %(best)s, %(rate)s at %(answers)s answers"
+    ) % {
+        "n": len(series),
+        "best": best.title,
+        "rate": percent(best.drawn[-1]["mean"], 1),
+        "answers": best.drawn[-1]["labels"],
+    }
     return format_html(
         '<svg class="chart curves" viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">{}{}{}</svg>',
         width,
@@ -106,9 +113,11 @@ def _axes(frame: _Frame) -> SafeString:
     ticks = format_html_join(
         "",
         '<text x="{}" y="{}" text-anchor="middle">{}</text>',
-        ((frame.x(at), frame.height - _BOTTOM + 17, f"{at:,.0f}") for at in columns),
+        ((frame.x(at), frame.height - _BOTTOM + 17, thousands(at)) for at in columns),
     )
-    title = format_html('<text x="{}" y="{}" text-anchor="end">answers</text>', frame.width - _RIGHT, frame.height - 4)
+    title = format_html(
+        '<text x="{}" y="{}" text-anchor="end">{}</text>', frame.width - _RIGHT, frame.height - 4, _("answers")
+    )
     return grid + ticks + title
 
 
@@ -133,8 +142,14 @@ def _line(frame: _Frame, each: Series) -> SafeString:
 
 
 def _said(each: Series, point: Mapping[str, Any]) -> str:
-    band = "" if point["low"] is None else f" ({percent(point['low'], 1)} to {percent(point['high'], 1)})"
-    return f"{each.title}: {percent(point['mean'], 1)}{band} after {point['labels']} answers"
+    rate = percent(point["mean"], 1)
+    if point["low"] is not None:
+        rate = with_interval(rate, percent(point["low"], 1), percent(point["high"], 1))
+    return _("%(title)s: %(rate)s after %(answers)s answers") % {
+        "title": each.title,
+        "rate": rate,
+        "answers": point["labels"],
+    }
 
 
 def _points(at: Sequence[tuple[float, float]]) -> str:

@@ -188,7 +188,7 @@ def test_a_replay_is_run_shown_and_fetched(answered: Project, login: Login, caro
     ):
         assert shown in page
     assert page.count('<polyline class="curve look-') == 2 * 4  # once for wide pages, once for narrow ones
-    assert "99 % with 95 % certainty" in page
+    assert "99\xa0% with 95\xa0% certainty" in page
     points = login(vera).get(f"{url(answered)}{job.pk}/?format=json")
     assert points["Content-Disposition"] == f'attachment; filename="pets-back-test-{job.pk}.json"'
     found = json.loads(points.content)

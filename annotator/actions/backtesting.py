@@ -15,10 +15,13 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from annotator import algorithms, backtest_tables, jobs, queries
 from annotator.errors import Conflict, InvalidSettings, NotFound
 from annotator.models import Annotation, AuditEvent, Item, Job, Project, Split
+from annotator.wording import thousands
 
 # Where the answers come from: what people said here, or the handwritten digits that come along.
 ANSWERS, DIGITS = "answers", "digits"
@@ -55,7 +58,8 @@ def request_back_test(*, project: Project, actor: User, wish: Wish) -> Job:
         raise Conflict(missing)
     job = jobs.enqueue(project, Job.Kind.BACK_TEST, parameters=parameters, created_by=actor)
     if {**job.parameters, **parameters} != job.parameters:
-        raise Conflict(f"another back-test waits already, as job {job.pk}; cancel it first, or let it be")
+        why = _("another back-test waits already, as job %(job)s; cancel it first, or let it be")
+        raise Conflict(why % {"job": job.pk})
     AuditEvent.objects.create(project=project, actor=actor, verb="back-test requested", detail=parameters)
     return job
 
@@ -64,26 +68,28 @@ def clean(wish: Wish) -> dict[str, Any]:
     """The wish as the job keeps it. Raises InvalidSettings, naming every field that is wrong."""
     wrong: dict[str, str] = {}
     if wish.source not in (ANSWERS, DIGITS):
-        wrong["source"] = f"{wish.source[:40]!r} is not one of {ANSWERS}, {DIGITS}"
+        wrong["source"] = _is_none_of(wish.source, (ANSWERS, DIGITS))
     for kind, names, most in (
         ("acquisition", wish.acquisition, FUNCTIONS_AT_MOST),
         ("head", wish.head, HEADS_AT_MOST),
     ):
         known = [each.name for each in algorithms.catalogue(kind)]
         if unknown := [name for name in names if name not in known]:
-            wrong[kind] = f"{unknown[0][:40]!r} is not one of {', '.join(known)}"
+            wrong[kind] = _is_none_of(unknown[0], known)
         elif not 1 <= len(set(names)) <= most:
-            wrong[kind] = f"{len(set(names))} were chosen; choose 1 to {most}"
+            wrong[kind] = _("%(n)s were chosen; choose 1 to %(most)s") % {"n": len(set(names)), "most": most}
     targets = list(dict.fromkeys(wish.target_precision))
     if not 1 <= len(targets) <= TARGETS_AT_MOST:
-        wrong["target_precision"] = f"{len(targets)} were named; name 1 to {TARGETS_AT_MOST}"
+        named = {"n": len(targets), "most": TARGETS_AT_MOST}
+        wrong["target_precision"] = _("%(n)s were named; name 1 to %(most)s") % named
     elif not all(0.5 <= target <= 0.999 for target in targets):
-        wrong["target_precision"] = "wanted shares of 50 to 99.9 %"
+        wrong["target_precision"] = _("wanted shares of 50 to 99.9 %")
     if not 0.5 <= wish.confidence <= 0.999:
-        wrong["confidence"] = "wanted a certainty of 50 to 99.9 %"
+        wrong["confidence"] = _("wanted a certainty of 50 to 99.9 %")
     for name, value, (least, most) in (("budget", wish.budget, BUDGET), ("seeds", wish.seeds, SEEDS)):
         if not least <= value <= most:
-            wrong[name] = f"{value} is not between {least} and {most:,}"
+            ends = {"found": value, "least": least, "most": thousands(most)}
+            wrong[name] = _("%(found)s is not between %(least)s and %(most)s") % ends
     if wrong:
         sentence = "; ".join(f"{name.replace('_', ' ')}: {why}" for name, why in wrong.items())
         raise InvalidSettings(sentence, fields=wrong)
@@ -97,6 +103,10 @@ def clean(wish: Wish) -> dict[str, Any]:
         "budget": wish.budget,
         "seeds": wish.seeds,
     }
+
+
+def _is_none_of(name: str, known: Sequence[str]) -> str:
+    return _("%(found)s is not one of %(known)s") % {"found": repr(name[:40]), "known": ", ".join(known)}
 
 
 def missing_for_replay(project: Project) -> str:
@@ -115,13 +125,31 @@ def missing_for_replay(project: Project) -> str:
 
 def lack_for_replay(n_labels: int, n_checks: int) -> str:
     """Why so many named images of the pool and answered random checks do not suffice; empty if they do."""
-    lacking = []
-    if n_labels < LABELS_AT_LEAST:
-        lacking.append(f"{LABELS_AT_LEAST - n_labels} more labelled images (there are {n_labels:,})")
-    if n_checks < CHECKS_AT_LEAST:
-        more = CHECKS_AT_LEAST - n_checks
-        lacking.append(f"{more} more answered random check{'' if more == 1 else 's'} (there are {n_checks:,})")
-    return f"it takes {' and '.join(lacking)}; go on labelling" if lacking else ""
+    labels, checks = max(0, LABELS_AT_LEAST - n_labels), max(0, CHECKS_AT_LEAST - n_checks)
+    numbers = {"labels": labels, "have": thousands(n_labels), "checks": checks, "answered": thousands(n_checks)}
+    if labels and checks:
+        said = ngettext(
+            "it takes %(labels)s more labelled images (there are %(have)s) and %(checks)s more answered random check"
+            " (there are %(answered)s); go on labelling",
+            "it takes %(labels)s more labelled images (there are %(have)s) and %(checks)s more answered random checks"
+            " (there are %(answered)s); go on labelling",
+            checks,
+        )
+    elif labels:
+        said = ngettext(
+            "it takes %(labels)s more labelled image (there are %(have)s); go on labelling",
+            "it takes %(labels)s more labelled images (there are %(have)s); go on labelling",
+            labels,
+        )
+    elif checks:
+        said = ngettext(
+            "it takes %(checks)s more answered random check (there are %(answered)s); go on labelling",
+            "it takes %(checks)s more answered random checks (there are %(answered)s); go on labelling",
+            checks,
+        )
+    else:
+        return ""
+    return said % numbers
 
 
 # --- what was found
@@ -141,14 +169,15 @@ def points(job: Job) -> dict[str, Any]:
     """Everything a back-test found, as `simulate --json` writes it. Raises Conflict before the job is over, NotFound
     where there is nothing (any more)."""
     if not job.is_over:
-        raise Conflict(f"job {job.pk} is not done yet; ask again when it is")
+        raise Conflict(_("job %(job)s is not done yet; ask again when it is") % {"job": job.pk})
     if has_result(job):
         try:
             found: dict[str, Any] = json.loads(result_path(job).read_text())
             return found
         except (OSError, ValueError):
             pass  # as much as if it never was: newer ones took its place, or the disk was tidied
-    raise NotFound(f"there are no points of job {job.pk}, or newer back-tests took their place; run it again")
+    why = _("there are no points of job %(job)s, or newer back-tests took their place; run it again")
+    raise NotFound(why % {"job": job.pk})
 
 
 def as_csv(found: dict[str, Any]) -> str:

@@ -14,13 +14,15 @@ from typing import Any
 
 from django.core.files.storage import default_storage
 from django.db import connection, transaction
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from annotator import queries, task_types
 from annotator.errors import InvalidExport
 from annotator.formats import class_folders, csv_rows, jsonl_rows
 from annotator.formats.rows import Row
 from annotator.models import Annotation, Certificate, Item, Project, Proposal
-from annotator.wording import promised
+from annotator.wording import in_english, promised
 
 HUMAN, CONSENSUS, CORRECTED, ACCEPTED, IMPORTED = "human", "consensus", "corrected", "accepted", "imported"
 AUTO = "auto-accepted"
@@ -44,7 +46,7 @@ CHUNK = 1000
 
 @dataclass(frozen=True)
 class Format:
-    """A way to write rows. ``suffix`` belongs to the file it makes."""
+    """A way to write rows. ``title`` is translated where it is shown; ``suffix`` belongs to the file it makes."""
 
     title: str
     suffix: str
@@ -52,18 +54,20 @@ class Format:
 
 
 FORMATS = {
-    "csv": Format("CSV table", ".csv", "text/csv; charset=utf-8"),
+    "csv": Format(gettext_noop("CSV table"), ".csv", "text/csv; charset=utf-8"),
     "jsonl": Format("JSON Lines", ".jsonl", "application/jsonl; charset=utf-8"),
-    "folder": Format("Zip with a folder for each class", ".zip", "application/zip"),
+    "folder": Format(gettext_noop("Zip with a folder for each class"), ".zip", "application/zip"),
 }
 
 
 def clean_format(name: str) -> str:
     """The name of a format that can be written. Raises InvalidExport."""
     if name in _LATER:
-        raise InvalidExport(f"the format {name} cannot be written yet; choose {', '.join(FORMATS)}")
+        why = _("the format %(found)s cannot be written yet; choose %(known)s")
+        raise InvalidExport(why % {"found": name, "known": ", ".join(FORMATS)})
     if name not in FORMATS:
-        raise InvalidExport(f"format {name!r} is not one of {', '.join(FORMATS)}")
+        why = _("format %(found)s is not one of %(known)s")
+        raise InvalidExport(why % {"found": repr(name), "known": ", ".join(FORMATS)})
     return name
 
 
@@ -71,9 +75,10 @@ def clean_include(names: Iterable[str]) -> tuple[str, ...]:
     """What to include, each once, in the order of INCLUDE. Raises InvalidExport."""
     wanted = {name.strip() for name in names if name.strip()}
     if unknown := sorted(wanted - set(INCLUDE)):
-        raise InvalidExport(f"{unknown[0]!r} cannot be included; choose from {', '.join(INCLUDE)}")
+        why = _("%(found)s cannot be included; choose from %(known)s")
+        raise InvalidExport(why % {"found": repr(unknown[0]), "known": ", ".join(INCLUDE)})
     if not wanted:
-        raise InvalidExport(f"nothing was chosen; include one or more of {', '.join(INCLUDE)}")
+        raise InvalidExport(_("nothing was chosen; include one or more of %(known)s") % {"known": ", ".join(INCLUDE)})
     return tuple(name for name in INCLUDE if name in wanted)
 
 
@@ -276,7 +281,10 @@ def _people(behind: list[Annotation]) -> dict[str, Any]:
 def _promise(certificate: Certificate | None) -> str:
     if certificate is None:
         return ""
-    right, certainty = promised(certificate.target), promised(certificate.confidence)
+    with in_english():
+        right, certainty = (
+            promised(rate).replace("\xa0", " ") for rate in (certificate.target, certificate.confidence)
+        )
     wrong = f"{certificate.errors} of {certificate.n} random checks wrong"
     where = f" in round {certificate.round.number}" if certificate.round else ""
     return f"{certificate.pk}: at least {right} right with {certainty} certainty; {wrong}{where}"

@@ -14,6 +14,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import QuerySet
+from django.utils.translation import gettext as _
 
 from annotator import jobs, queries
 from annotator.actions.exporting import safe_stem
@@ -39,12 +40,15 @@ def lack_for_package(project: Project, *, distil: bool) -> str:
     """Why the project's model cannot be packaged now, as a sentence; empty if it can. At most three queries."""
     model = queries.current_model(project)
     if model is None:
-        return "there is no model yet; answer images of two classes first"
+        return _("there is no model yet; answer images of two classes first")
     if distil:
         if not (_artifacts() / model.metrics.get("embedding", "nowhere")).is_dir():
-            return f"the images of model {model.number} were embedded anew since; wait for the next model"
+            why = _("the images of model %(number)s were embedded anew since; wait for the next model")
+            return why % {"number": model.number}
     elif queries.network_in_use(project) is None:
-        return "no trained network is in use here, and a head only runs on its encoder; distil a small network instead"
+        return _(
+            "no trained network is in use here, and a head only runs on its encoder; distil a small network instead"
+        )
     return ""
 
 
@@ -56,7 +60,8 @@ def request_package(*, project: Project, actor: User, distil: bool = False, minu
     """
     asked = MINUTES if minutes is None else minutes
     if not 0 < asked <= MINUTES_AT_MOST:
-        why = f"{asked:g} minutes is not between 0 and {MINUTES_AT_MOST}"
+        ends = {"found": f"{asked:g}", "most": MINUTES_AT_MOST}
+        why = _("%(found)s minutes is not between 0 and %(most)s") % ends
         raise InvalidExport(why, fields={"minutes": why})
     if lack := lack_for_package(project, distil=distil):
         raise Conflict(lack)
@@ -69,7 +74,8 @@ def request_package(*, project: Project, actor: User, distil: bool = False, minu
             AuditEvent.objects.create(project=project, actor=actor, verb="model export requested", detail=parameters)
             return jobs.enqueue(project, Job.Kind.EXPORT, parameters=parameters, created_by=actor)
     if {**job.parameters, **parameters} != job.parameters:
-        raise Conflict(f"another package is being made already, by job {job.pk}; cancel it first, or let it be")
+        why = _("another package is being made already, by job %(job)s; cancel it first, or let it be")
+        raise Conflict(why % {"job": job.pk})
     return job
 
 
@@ -86,13 +92,14 @@ def packages(project: Project) -> list[Package]:
 def open_package(job: Job) -> IO[bytes]:
     """The zip this job made. Raises Conflict while it is being made, NotFound where there is none (any more)."""
     if job.kind == Job.Kind.EXPORT and not job.is_over:
-        raise Conflict(f"job {job.pk} has not made its package yet; ask again when it is done")
+        raise Conflict(_("job %(job)s has not made its package yet; ask again when it is done") % {"job": job.pk})
     if job.kind == Job.Kind.EXPORT and job.state == Job.State.DONE:
         try:
             return package_path(job).open("rb")
         except OSError:
             pass  # as much as if it never was: newer ones took its place, or the disk was tidied
-    raise NotFound(f"there is no package of job {job.pk}, or newer ones took its place; make another")
+    why = _("there is no package of job %(job)s, or newer ones took its place; make another")
+    raise NotFound(why % {"job": job.pk})
 
 
 def file_name(job: Job) -> str:

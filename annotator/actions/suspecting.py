@@ -16,11 +16,13 @@ from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from annotator import task_types
 from annotator.errors import Conflict, NotFound
 from annotator.formats.csv_rows import guarded
 from annotator.models import Annotation, AuditEvent, Item, Project, QueueEntry, Suspect
+from annotator.wording import within
 
 SUSPECT_LOCK = 1007
 # So many wait at once, the worst first: the next study knows more than this one does.
@@ -244,9 +246,10 @@ def keep_label(*, project: Project, actor: User, suspect_id: int) -> Suspect:
     """
     suspect = Suspect.objects.select_for_update(of=("self",)).filter(project=project, pk=suspect_id).first()
     if suspect is None:
-        raise NotFound(f"there is no suspected label {suspect_id} in this project")
+        raise NotFound(_("there is no suspected label %(id)s in this project") % {"id": suspect_id})
     if suspect.state != Suspect.State.OPEN:
-        raise Conflict(f"this label waits no more: {suspect.get_state_display().lower()}; reload the page")
+        why = _("this label waits no more: %(state)s; reload the page")
+        raise Conflict(why % {"state": within(suspect.get_state_display())})
     suspect.state, suspect.settled_at = Suspect.State.DROPPED, timezone.now()
     suspect.save(update_fields=["state", "settled_at"])
     _take_off_the_queue([suspect.item_id])

@@ -1,8 +1,11 @@
 """Embeddings, models, trainings and what was measured of them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from django.db.models import Q
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop, ngettext
 
 from annotator import algorithms, task_types
 from annotator.models import (
@@ -15,6 +18,7 @@ from annotator.models import (
     Split,
 )
 from annotator.queries.answers import class_balance
+from annotator.wording import thousands
 
 # An accuracy from fewer random checks would say nothing but its interval: no page shows one.
 CHECKS_AT_LEAST = 10
@@ -65,20 +69,44 @@ def augmentation_switches(project: Project) -> dict[str, bool]:
 def lack_for_training(n_classes: int, n_checks: int) -> str:
     """Why answers of so many classes and so many answered random checks do not suffice to train; empty if they do."""
     if n_classes < 2:
-        return "the answers cover fewer than two classes; answer some more images first"
+        return _("the answers cover fewer than two classes; answer some more images first")
     if n_checks < CHECKS_AT_LEAST:
-        return (
-            f"{n_checks} of {CHECKS_AT_LEAST} random checks are answered, too few to tell whether the network would"
-            " be better; go on labelling"
-        )
+        return _(
+            "%(n)s of %(wanted)s random checks are answered, too few to tell whether the network would be better;"
+            " go on labelling"
+        ) % {"n": n_checks, "wanted": CHECKS_AT_LEAST}
     return ""
+
+
+# What waits for the embedding, and the two reasons why it cannot be done without: no images, or not embedded ones.
+_FOR_EMBEDDING = {
+    "train": (
+        gettext_noop("there are no images yet; import some, then train"),
+        gettext_noop("the images are not embedded yet; train once they are"),
+    ),
+    "compare encoders": (
+        gettext_noop("there are no images yet; import some, then compare encoders"),
+        gettext_noop("the images are not embedded yet; compare encoders once they are"),
+    ),
+    "back-test": (
+        gettext_noop("there are no images yet; import some, then back-test"),
+        gettext_noop("the images are not embedded yet; back-test once they are"),
+    ),
+    "group them": (
+        gettext_noop("there are no images yet; import some, then group them"),
+        gettext_noop("the images are not embedded yet; group them once they are"),
+    ),
+    "draw the map": (
+        gettext_noop("there are no images yet; import some, then draw the map"),
+        gettext_noop("the images are not embedded yet; draw the map once they are"),
+    ),
+}
 
 
 def lack_of_embedding(project: Project, what: str) -> str:
     """Why a project without an embedding cannot do this yet. One query."""
-    if not project.items.exists():
-        return f"there are no images yet; import some, then {what}"
-    return f"the images are not embedded yet; {what} once they are"
+    no_images, not_embedded = _FOR_EMBEDDING[what]
+    return _(not_embedded if project.items.exists() else no_images)
 
 
 def missing_for_training(project: Project) -> str:
@@ -120,9 +148,15 @@ def missing_for_comparison(project: Project) -> str:
         return lack_of_embedding(project, "compare encoders")
     counts = [count for label_class, count in class_balance(project) if count and not label_class.is_archived]
     if sum(counts) < ANSWERS_TO_COMPARE or len(counts) < 2:
-        classes = f"class{'' if len(counts) == 1 else 'es'}"
-        so_far = f"there are {sum(counts):,} of {len(counts)} {classes} so far" if counts else "there are none yet"
-        return f"it takes {ANSWERS_TO_COMPARE} labelled images of at least two classes; {so_far}"
+        wanted: dict[str, Any] = {"wanted": ANSWERS_TO_COMPARE}
+        if not counts:
+            return _("it takes %(wanted)s labelled images of at least two classes; there are none yet") % wanted
+        return ngettext(
+            "it takes %(wanted)s labelled images of at least two classes; there are %(n)s of %(classes)s class so far",
+            "it takes %(wanted)s labelled images of at least two classes;"
+            " there are %(n)s of %(classes)s classes so far",
+            len(counts),
+        ) % (wanted | {"n": thousands(sum(counts)), "classes": len(counts)})
     return ""
 
 

@@ -4,17 +4,17 @@ from datetime import datetime
 
 from django import template
 from django.utils import timezone
+from django.utils.formats import date_format
+from django.utils.translation import gettext as _
 
-from annotator.wording import percent
+from annotator.wording import decimal, percent, promised, thousands, within
 
 register = template.Library()
+register.filter(decimal)
 register.filter(percent)
-
-
-@register.filter
-def thousands(count: int) -> str:
-    """1797 as 1,797."""
-    return f"{count:,}"
+register.filter(promised)
+register.filter(thousands)
+register.filter(within)
 
 
 @register.filter
@@ -29,13 +29,16 @@ def ago(at: datetime | None) -> str:
         return ""
     seconds = int((timezone.now() - at).total_seconds())
     if seconds < 10:
-        return "just now"
-    for size, unit in ((60, "s"), (3600, "min"), (86400, "h")):
-        if seconds < size:
-            return f"{seconds // {'s': 1, 'min': 60, 'h': 3600}[unit]} {unit} ago"
+        return _("just now")
+    if seconds < 60:
+        return _("%(n)s s ago") % {"n": seconds}
+    if seconds < 3600:
+        return _("%(n)s min ago") % {"n": seconds // 60}
+    if seconds < 86400:
+        return _("%(n)s h ago") % {"n": seconds // 3600}
     if seconds < 30 * 86400:
-        return f"{seconds // 86400} d ago"
-    return f"{at:%d %b %Y}"
+        return _("%(n)s d ago") % {"n": seconds // 86400}
+    return date_format(at, "DATE_FORMAT")
 
 
 @register.filter
@@ -45,9 +48,11 @@ def duration(start: datetime | None, end: datetime | None) -> str:
         return ""
     seconds = max(0.0, ((end or timezone.now()) - start).total_seconds())
     if seconds < 10:
-        return f"{seconds:.1f} s"
+        return _("%(s)s s") % {"s": decimal(seconds)}
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+        return _("%(h)s h %(min)s min") % {"h": hours, "min": minutes}
+    if minutes:
+        return _("%(min)s min %(s)s s") % {"min": minutes, "s": seconds}
+    return _("%(s)s s") % {"s": seconds}

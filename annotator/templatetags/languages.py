@@ -28,6 +28,12 @@ def languages() -> list[tuple[str, str]]:
     return list(settings.LANGUAGES)
 
 
+@register.filter
+def translated(text: str | None) -> str:
+    """A text that is not written in the template: of the catalogue, or one of few that are stored."""
+    return translation.gettext(text) if text else ""
+
+
 @lru_cache
 def _script_words(language: str) -> dict[str, Any]:
     """``texts``: by English text its translation, or all its forms where it counts something; ``plurals``: which of

@@ -16,6 +16,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.http import content_disposition_header, urlencode
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_http_methods, require_safe
 
 from annotator import queries, task_types
@@ -27,7 +29,7 @@ from annotator.errors import InvalidAnnotation, InvalidSettings, WinnowError
 from annotator.models import Annotation, Item, LabelClass, Membership, Project, Suspect
 from annotator.views import PageRequest, page
 from annotator.views.choices import is_tiny
-from annotator.wording import percent
+from annotator.wording import percent, within, written
 
 TEMPLATE = "suspecting.html"
 ON_A_PAGE = 30
@@ -36,12 +38,12 @@ DISPUTED, DECIDED = "disputed", "decided"
 NONE = "none"
 # Titles of the lists, in the order in which they are offered.
 STATES = {
-    Suspect.State.OPEN: "Waiting",
-    DISPUTED: "Disputed",
-    DECIDED: "Decided",
-    Suspect.State.REPAIRED: "Were wrong",
-    Suspect.State.CONFIRMED: "Were right",
-    Suspect.State.DROPPED: "No longer suspected",
+    Suspect.State.OPEN: gettext_lazy("Waiting"),
+    DISPUTED: gettext_lazy("Disputed"),
+    DECIDED: gettext_lazy("Decided"),
+    Suspect.State.REPAIRED: gettext_lazy("Were wrong"),
+    Suspect.State.CONFIRMED: gettext_lazy("Were right"),
+    Suspect.State.DROPPED: gettext_lazy("No longer suspected"),
 }
 
 
@@ -97,7 +99,7 @@ def _in_points(effect: dict[str, Any] | None) -> dict[str, Any] | None:
     """The effect with its difference in percentage points, in words."""
     if effect is None:
         return None
-    points = {name: f"{100 * effect[name]:+.1f}".replace("-", "−") for name in ("difference", "low", "high")}
+    points = {name: written(f"{100 * effect[name]:+.1f}".replace("-", "−")) for name in ("difference", "low", "high")}
     return effect | points
 
 
@@ -162,18 +164,18 @@ def show(request: PageRequest, project_id: int) -> HttpResponse:
 
 
 def _keep(request: PageRequest, membership: Membership) -> str:
-    suspect_id = _number(request.POST.get("suspect", ""), "a suspected label")
+    suspect_id = _number(request.POST.get("suspect", ""), _("%(found)s is not a suspected label; reload the page"))
     kept = suspecting.keep_label(project=membership.project, actor=request.user, suspect_id=suspect_id)
-    return f"{kept.item.source_name}: the label stays and is not suspected again."
+    return _("%(image)s: the label stays and is not suspected again.") % {"image": kept.item.source_name}
 
 
 def _decide(request: PageRequest, membership: Membership) -> str:
     named = request.POST.get("class", "")
     if not named:
-        raise InvalidAnnotation("no class was chosen; choose what the image is, then decide")
+        raise InvalidAnnotation(_("no class was chosen; choose what the image is, then decide"))
     decision = deciding.decide(
         project=membership.project,
-        item_id=_number(request.POST["item"], "an image"),
+        item_id=_number(request.POST["item"], _("%(found)s is not an image; reload the page")),
         actor=request.user,
         uuid=_uuid(request.POST.get("uuid", "")),
         raw_value=None if named == NONE else named,
@@ -181,7 +183,8 @@ def _decide(request: PageRequest, membership: Membership) -> str:
     )
     names = dict(membership.project.classes.values_list("pk", "name"))
     what = _named(membership.project, decision, names)
-    return f"{decision.item.source_name}: decided, {what}. To take it back, undo your newest answer while labelling."
+    said = _("%(image)s: decided, %(what)s. To take it back, undo your newest answer while labelling.")
+    return said % {"image": decision.item.source_name, "what": what}
 
 
 @require_safe
@@ -196,9 +199,9 @@ def download(request: PageRequest, project_id: int) -> HttpResponse:
     return response
 
 
-def _number(raw: str, what: str) -> int:
+def _number(raw: str, refusal: str) -> int:
     if not raw.isascii() or not raw.isdigit() or len(raw) > 18:
-        raise InvalidSettings(f"{raw[:20]!r} is not {what}; reload the page")
+        raise InvalidSettings(refusal % {"found": repr(raw[:20])})
     return int(raw)
 
 
@@ -206,7 +209,8 @@ def _uuid(raw: str) -> uuids.UUID:
     try:
         return uuids.UUID(raw)
     except ValueError:
-        raise InvalidAnnotation(f"uuid {raw[:40]!r} is not a UUID; reload the page") from None
+        why = _("uuid %(found)s is not a UUID; reload the page")
+        raise InvalidAnnotation(why % {"found": repr(raw[:40])}) from None
 
 
 def _place(request: HttpRequest) -> dict[str, str]:
@@ -219,7 +223,8 @@ def _context(request: HttpRequest, membership: Membership) -> dict[str, Any]:
     project, place = membership.project, _place(request)
     state = place["state"]
     if state not in STATES:
-        raise InvalidSettings(f"state {state[:20]!r} is not one of {', '.join(STATES)}")
+        why = _("state %(found)s is not one of %(known)s")
+        raise InvalidSettings(why % {"found": repr(state[:20]), "known": ", ".join(STATES)})
     lists: dict[str, QuerySet[Any]] = {name: _suspects(project, name) for name in Suspect.State.values}
     lists |= {DISPUTED: deciding.disputed_items(project), DECIDED: deciding.decided_items(project)}
     at = Paginator(lists[state], ON_A_PAGE).get_page(place["page"])
@@ -253,18 +258,23 @@ def _rows(project: Project, suspects: Iterable[Suspect]) -> list[Row]:
 def _row(project: Project, suspect: Suspect, classes: dict[int, LabelClass], beside: dict[str, Any]) -> Row:
     given_id = _class_id(project, suspect.annotation)
     given_class = classes.get(given_id)
-    given = given_class.name if given_class else "an archived class"
+    given = given_class.name if given_class else _("an archived class")
     other = suspect.label_class.name if suspect.label_class else ""
     support = ""
     if beside.get("support"):
         own, likeliest = (percent(share) for share in beside["support"])
-        support = f"{given} fits it to {own}" + (f", {other} to {likeliest}" if other else "")
+        said = (
+            _("%(given)s fits it to %(own)s, %(other)s to %(likeliest)s")
+            if other
+            else _("%(given)s fits it to %(own)s")
+        )
+        support = said % {"given": given, "own": own, "other": other, "likeliest": likeliest}
     return Row(
         suspect=suspect,
         given=given,
         colour=given_class.colour if given_class else "#888888",
         given_by=_given_by(suspect.annotation),
-        doubt=f"Perhaps {other}" if other else suspect.get_doubt_display(),
+        doubt=_("Perhaps %(other)s") % {"other": other} if other else suspect.get_doubt_display(),
         support=support,
         near=[
             Neighbour(item_id, classes[class_id].name, class_id == given_id)
@@ -299,9 +309,13 @@ def _item_row(
     people = {
         what: ", ".join(_author(each) for each in answers if _named(project, each, names) == what) for what in said
     }
+    decided = ""
+    if newest:
+        who = {"what": _named(project, newest, names), "name": newest.annotator.username}
+        decided = _("%(what)s, decided by %(name)s") % who
     return ItemRow(
         item=item,
-        decided=f"{_named(project, newest, names)}, decided by {newest.annotator.username}" if newest else "",
+        decided=decided,
         said=[f"{what}: {people[what] if may_see_names else _answers(n)}" for what, n in said.most_common()],
         is_tiny=is_tiny(item),
         uuid=uuids.uuid4(),
@@ -309,18 +323,18 @@ def _item_row(
 
 
 def _answers(n: int) -> str:
-    return "1 answer" if n == 1 else f"{n} answers"
+    return ngettext("%(n)s answer", "%(n)s answers", n) % {"n": n}
 
 
 def _author(annotation: Annotation) -> str:
     is_imported = annotation.source == Annotation.Source.IMPORTED
-    return "the import" if is_imported else annotation.annotator.username
+    return _("the import") if is_imported else annotation.annotator.username
 
 
 def _named(project: Project, annotation: Annotation, names: dict[int, str]) -> str:
     if annotation.kind != Annotation.Kind.LABEL:
-        return annotation.get_kind_display().lower()
-    return names.get(_class_id(project, annotation), "an archived class")
+        return within(annotation.get_kind_display())
+    return names.get(_class_id(project, annotation), _("an archived class"))
 
 
 def _class_id(project: Project, annotation: Annotation) -> int:
@@ -329,16 +343,18 @@ def _class_id(project: Project, annotation: Annotation) -> int:
 
 def _given_by(annotation: Annotation) -> str:
     if annotation.source == Annotation.Source.IMPORTED:
-        return "came with the import"
-    return f"by {annotation.annotator.username}"
+        return _("came with the import")
+    return _("by %(name)s") % {"name": annotation.annotator.username}
 
 
 def _now(project: Project, suspect: Suspect, classes: dict[int, LabelClass]) -> str:
     """What the second look ended with; empty while nobody took it."""
     if suspect.state == Suspect.State.DROPPED:
-        return "A reviewer said that it is right" if suspect.settled_at else ""
+        return _("A reviewer said that it is right") if suspect.settled_at else ""
     last = suspect.settled_by
     if suspect.state == Suspect.State.OPEN or last is None:
         return ""
-    look = "Decided by a reviewer" if last.reason_code == Annotation.DECISION else "Second look"
-    return f"{look}: {_named(project, last, {pk: each.name for pk, each in classes.items()})}"
+    said = (
+        _("Decided by a reviewer: %(what)s") if last.reason_code == Annotation.DECISION else _("Second look: %(what)s")
+    )
+    return said % {"what": _named(project, last, {pk: each.name for pk, each in classes.items()})}
