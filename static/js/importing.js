@@ -125,6 +125,7 @@ async function finish() {
 async function send(address, body) {
   for (const isLast of [false, true]) {
     let answer;
+    body.set("csrfmiddlewaretoken", token); // what the form holds counts more than the header, and may be old
     try {
       answer = await fetch(address, { method: "POST", body, redirect: "manual", headers: { "HX-Request": "true", "X-CSRFToken": token } });
     } catch {
