@@ -9,7 +9,7 @@ from django.utils.translation import ngettext
 from annotator import queries
 from annotator.access import LABEL, OWN, allows
 from annotator.models import Annotation, Job, Membership, Project, Split
-from annotator.templatetags.humanise import thousands
+from annotator.wording import thousands
 
 DONE, NOW, LATER = "done", "now", "later"
 

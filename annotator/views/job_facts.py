@@ -9,9 +9,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from annotator.models import Job, LabelClass
-from annotator.views.dashboard import title_of
-from annotator.templatetags.humanise import thousands
-from annotator.wording import percent, promised
+from annotator.views.model_facts import title_of
+from annotator.wording import percent, promised, thousands
 
 Says = Callable[[Any], str]
 
