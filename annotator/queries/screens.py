@@ -113,10 +113,10 @@ def hesitant_pairs(project: Project, at_most: int = 12) -> list[tuple[int, int]]
     return [pair for pair, _times in counts.most_common(at_most)]
 
 
-def screen(project: Project, chosen: Selection) -> Screen:
-    """The screen at the place the filter names. Two queries and those of its sets; a few more where look-alikes or
-    neighbours are asked for."""
-    base = chosen_rows(project, chosen)
+def screen(project: Project, chosen: Selection, base: QuerySet[Any] | None = None) -> Screen:
+    """The screen at the place the filter names. base: its `chosen_rows`, where they are known already. Two queries and
+    those of its sets; a few more where look-alikes or neighbours are asked for."""
+    base = chosen_rows(project, chosen) if base is None else base
     keep = _sieve(project, chosen)
     look = _nearest(project, chosen, base, keep) if chosen.like is not None else _in_order(chosen, base, keep)
     found = Screen(

@@ -145,12 +145,14 @@ def question(chosen: Selection, label_class: LabelClass | None) -> str:
     return ""
 
 
-def order_told(chosen: Selection) -> str:
-    """In which order the screen is, in three words."""
+def order_told(chosen: Selection, label_class: LabelClass | None) -> str:
+    """In which order the screen is, in few words."""
     if chosen.like is not None:
         return _("The likest first.")
     if chosen.sort == SIMILAR:
         return _("Look-alikes side by side.")
     if chosen.show == LABELS:
         return _("Newest first.")
+    if label_class is None and chosen.sort == DOUBT:
+        return _("Class by class, the most doubtful first.")
     return {DOUBT: _("Most doubtful first."), CONFIDENCE: _("Surest first.")}[chosen.sort]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -21,6 +22,7 @@ from annotator.queries.selecting import (
     EVERY_CLASS,
     LABELS,
     NAMES,
+    NEIGHBOURS,
     TILES,
     TILES_AT_LEAST,
     TILES_AT_MOST,
@@ -34,6 +36,7 @@ from annotator.views.choices import choices_of
 from annotator.views.review_filters import form_of, in_force, order_told, question
 from annotator.views.review_tiles import tiles_of
 from annotator.views.review_trust import trust_context
+from annotator.wording import thousands
 
 TEMPLATE = "reviewing.html"
 REVIEW_KEYS = set("m")  # beside those that the labelling page has too
@@ -241,7 +244,8 @@ def _context(
     state = Proposal.State.AUTO_ACCEPTED if is_unseen else Proposal.State.PENDING
     groups = [] if chosen.show == LABELS else queries.review_groups(project, state)
     chosen, label_class = _resolved(project, chosen, groups)
-    found = queries.screen(project, chosen)
+    rows = queries.chosen_rows(project, chosen)
+    found = queries.screen(project, chosen, rows)
     if not found.rows and not found.is_cut and (chosen.after or chosen.before):
         chosen, label_class = _from_the_start(chosen, label_class, groups if goes_on else [])
         found = queries.screen(project, chosen)
@@ -267,9 +271,9 @@ def _context(
         "next_query": _next(chosen, here, found, groups, label_class),
         "before_query": chosen.query(**{"class": here, "after": "", "before": found.before}) if found.before else "",
         "question": question(chosen, label_class),
-        "order_told": order_told(chosen),
+        "order_told": order_told(chosen, label_class),
         "in_force": in_force(project, chosen),
-        "matches": _matches(project, chosen) if chosen.is_narrowed else "",
+        "matches": _matches(chosen, rows) if chosen.is_narrowed else "",
         "size": _size(request),
         "unseen": certifying.accepted_unseen(project).count(),
         "promises": [promise(each) for each in certifying.standing_certificates(project) if each.accepted_at],
@@ -355,17 +359,17 @@ def _groups(
     ]
 
 
-def _matches(project: Project, chosen: Selection) -> str:
+def _matches(chosen: Selection, rows: QuerySet[Any]) -> str:
     """How many the filter lets through, counted up to a thousand; empty where that must be asked of each."""
-    if chosen.disagree == "neighbours":
+    if chosen.disagree == NEIGHBOURS:
         return ""
-    count, is_more = queries.bounded_count(queries.chosen_rows(project, chosen))
-    return f"{count:,}{'+' if is_more else ''}"
+    count, is_more = queries.bounded_count(rows)
+    return f"{thousands(count)}{'+' if is_more else ''}"
 
 
 def _waiting(project: Project) -> str:
     count, is_more = queries.bounded_count(queries.pending(project))
-    return f"{count:,}{'+' if is_more else ''}"
+    return f"{thousands(count)}{'+' if is_more else ''}"
 
 
 def _tiles(request: HttpRequest) -> int:
