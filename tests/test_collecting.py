@@ -83,7 +83,7 @@ def test_a_folder_keeps_its_folders_and_they_can_be_the_classes(
 ) -> None:
     send(owner, project, collection, 0, {"photos/cat/1.png": png(1), "photos/dog/1.png": png(2)})
     send(owner, project, collection, 1, {"photos/.DS_Store": b"litter"})
-    begin(owner, project, collection, labels="from-folders")
+    assert "photos: 3 files" in begin(owner, project, collection, labels="from-folders").content.decode()
     job = imported(project)
     assert (job.result["labels"], job.result["ignored_count"]) == (2, 1)
     assert set(Item.objects.values_list("source_name", flat=True)) == {"cat/1.png", "dog/1.png"}

@@ -7,6 +7,7 @@ table keeps this: what nobody imports is removed after a day.
 
 import json
 import uuid as uuids
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -93,8 +94,10 @@ def start_collected_import(
         raise InvalidImport(_("none of the files is here any more; choose them again"))
     firsts = list(read_list(lists[0]))
     # Not the names themselves: every page that shows a job reads its parameters, and there may be 100,000.
-    count = sum(1 for each in lists for _file in read_list(each))
-    parameters |= {"folder": folder, "lists": lists, "first": firsts[0]["name"], "count": count}
+    tops = Counter(file["name"].partition("/")[0] for each in lists for file in read_list(each))
+    parameters |= {"folder": folder, "lists": lists, "first": firsts[0]["name"], "count": tops.total()}
+    if len(tops) == 1 and "/" in firsts[0]["name"]:
+        parameters["from_folder"] = next(iter(tops))
     if label_table is not None and labels == FROM_TABLE:
         try:
             parameters["table"] = stored(label_table, f"{folder}/table")

@@ -54,7 +54,7 @@ def _images(membership: Membership, n_images: int) -> Step:
     if importing is not None:
         watch = reverse("import", args=[project.pk]) if allows(membership.role, OWN) else ""
         return Step(_("Bring images"), _("They are on their way in."), NOW, watch, _("Watch the import"))
-    text = _("Drop a folder, some images or a zip on the import page.")
+    text = _("A folder, some images or a zip.")
     if not allows(membership.role, OWN):
         return Step(_("Bring images"), _("An owner of this project can import some."), NOW)
     return Step(_("Bring images"), text, NOW, reverse("import", args=[project.pk]), _("Import images"))

@@ -167,4 +167,5 @@ def _report(job: Job) -> dict[str, Any]:
     }
     more = {kind: job.result.get(f"{kind}_count", 0) - len(listed) for kind, listed in shown.items()}
     others = max(len(uploads), asked.get("count", 1)) - 1
-    return {"job": job, "source": source, "others": others, "shown": shown, "more": more}
+    named = {"source": source, "others": others, "folder": asked.get("from_folder"), "files": others + 1}
+    return named | {"job": job, "shown": shown, "more": more}

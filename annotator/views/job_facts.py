@@ -71,6 +71,8 @@ def _whole(value: Any) -> str:
 # Key -> what it is called and how its value is said. What is not here is a note that jobs keep for themselves.
 ASKED: dict[str, tuple[Any, Says]] = {
     "uploads": (gettext_lazy("Files"), _uploads),
+    "from_folder": (gettext_lazy("From"), str),
+    "count": (gettext_lazy("Files"), _whole),
     "path": (gettext_lazy("From"), _file_name),
     "labels": (gettext_lazy("Labels"), _labels),
     "table": (gettext_lazy("Table of labels"), lambda table: str(table["name"])),

@@ -115,6 +115,8 @@ async function finish() {
     return refuse(refusal ? refusal.textContent : interpolate(gettext("The server has a problem (%(status)s). Press Import again."), { status: answer.status }));
   }
   const fresh = document.adoptNode(part.getElementById("imports"));
+  const steps = fresh.querySelector("#first-steps");
+  if (steps) document.querySelector("body > main #first-steps").replaceWith(steps);
   document.getElementById("imports").replaceWith(fresh);
   window.htmx?.process(fresh);
   start();
