@@ -5,9 +5,11 @@ Outsiders get NotFound (a project they may not see does not exist for them), mem
 
 from django.contrib.auth.models import AnonymousUser, User
 from django.db.models import QuerySet
+from django.utils.translation import gettext as _
 
 from annotator.errors import NotAllowed, NotFound
 from annotator.models import Item, Job, Membership, Project, Role
+from annotator.wording import within
 
 Visitor = User | AnonymousUser
 
@@ -34,11 +36,10 @@ def get_membership(user: Visitor, project_id: int, needed: Role = VIEW) -> Membe
         .first()
     )
     if membership is None:
-        raise NotFound(f"there is no project {project_id}, or you are not a member of it")
+        raise NotFound(_("there is no project %(id)s, or you are not a member of it") % {"id": project_id})
     if not allows(membership.role, needed):
-        raise NotAllowed(
-            f"this needs the role {needed.label.lower()}; you are {membership.get_role_display().lower()} here"
-        )
+        roles = {"needed": within(needed.label), "role": within(membership.get_role_display())}
+        raise NotAllowed(_("this needs the role %(needed)s; you are %(role)s here") % roles)
     return membership
 
 
@@ -52,7 +53,7 @@ def get_item(user: Visitor, project_id: int, item_id: int, needed: Role = VIEW) 
     project = get_project(user, project_id, needed)
     item = Item.objects.filter(project=project, pk=item_id).first()
     if item is None:
-        raise NotFound(f"there is no item {item_id} in this project")
+        raise NotFound(_("there is no item %(id)s in this project") % {"id": item_id})
     return item
 
 
@@ -61,5 +62,5 @@ def get_job(user: Visitor, project_id: int, job_id: int, needed: Role = VIEW) ->
     project = get_project(user, project_id, needed)
     job = Job.objects.filter(project=project, pk=job_id).first()
     if job is None:
-        raise NotFound(f"there is no job {job_id} in this project")
+        raise NotFound(_("there is no job %(id)s in this project") % {"id": job_id})
     return job

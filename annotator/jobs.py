@@ -22,6 +22,7 @@ from django.db.models import Exists, F, OuterRef
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.module_loading import import_string
+from django.utils.translation import gettext as _
 
 from annotator.errors import Conflict, JobCancelled, JobLost, WinnowError
 from annotator.models import Job, Project
@@ -110,7 +111,7 @@ def cancel(job: Job) -> None:
     ):
         return
     if not Job.objects.filter(pk=job.pk, state=Job.State.RUNNING).update(cancel_requested=True):
-        raise Conflict(f"job {job.pk} is already over; nothing to cancel")
+        raise Conflict(_("job %(job)s is already over; nothing to cancel") % {"job": job.pk})
 
 
 # Before so much is done, or so much time has gone, what is left is anybody's guess.

@@ -18,13 +18,13 @@ TEMPLATES = sorted((settings.BASE_DIR / "templates").rglob("*.html"))
 NOT_YET = (
     *("calibration", "certifying", "dashboard"),
     *("forecasting", "importing", "job", "labeling", "needs", "project_form", "project_settings"),
-    *("projects", "reviewing", "task_types/single_label", "training"),
+    *("projects", "reviewing", "task_types/single_label"),
 )
 # Attributes that people read or hear.
 SPOKEN = re.compile(r"""\s(?:title|alt|placeholder|aria-label|aria-description|content)="([^"]*)\"""")
 # Said the same in every language.
 NAMES = re.compile(
-    r"\b(?:Winnow|API|CSV|JSON Lines|JSON|ONNX|PNG|JPEG|px|MB|GB|s|min|h|kB|F1|ECE"
+    r"\b(?:Winnow|API|UTC|Esc|CSV|JSON Lines|JSON|ONNX|PNG|JPEG|px|MB|GB|s|min|h|kB|F1|ECE"
     r"|width=device-width, initial-scale=1|light dark)\b|&\w+;"
 )
 

@@ -12,6 +12,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlsafe_base64_decode, urlsafe_base64_encode
+from django.utils.translation import gettext as _
 
 from annotator.errors import NotFound, WinnowError
 
@@ -65,7 +66,9 @@ def _find(uid: str, token: str, accounts: Any) -> User:
     except (ValueError, OverflowError, signing.BadSignature):
         user = state = None
     if user is None or state != _state(user):
-        raise NotFound("this login link was used already, or is too old; make a new one with `manage.py login_link`")
+        raise NotFound(
+            _("this login link was used already, or is too old; make a new one with `manage.py login_link`")
+        )
     found: User = user
     return found
 
@@ -74,7 +77,9 @@ def check_password(*, request: HttpRequest, username: str, password: str) -> Use
     """The person with this name and password, or None. Raises TooManyAttempts without looking at the password."""
     keys = _failure_keys(request, username)
     if any(cache.get(key, 0) >= most for key, most in zip(keys, FAILURES_AT_MOST, strict=True)):
-        raise TooManyAttempts(f"too many failed attempts; try again in {WINDOW_S // 60} minutes")
+        raise TooManyAttempts(
+            _("too many failed attempts; try again in %(minutes)s minutes") % {"minutes": WINDOW_S // 60}
+        )
     user = authenticate(request, username=username, password=password)
     if not isinstance(user, User):
         for key in keys:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from django.contrib.auth.models import User
+from django.utils.translation import gettext as _
 
 from annotator import jobs, queries
 from annotator.actions import projects, training
@@ -22,14 +23,19 @@ def request_comparison(*, project: Project, actor: User, also: Iterable[str] = (
     """
     wanted = sorted(set(also))
     if unknown := [name for name in wanted if name not in ON_WISH]:
-        why = f"{unknown[0][:40]!r} is not one of {', '.join(ON_WISH)}"
+        why = _("%(unknown)s is not one of %(known)s") % {
+            "unknown": repr(unknown[0][:40]),
+            "known": ", ".join(ON_WISH),
+        }
         raise InvalidSettings(why, fields={"also": why})
     if missing := queries.missing_for_comparison(project):
         raise Conflict(missing)
     parameters = {"also": wanted}
     job = jobs.enqueue(project, Job.Kind.COMPARE, parameters=parameters, created_by=actor)
     if job.parameters.get("also") != wanted:
-        raise Conflict(f"another comparison waits already, as job {job.pk}; cancel it first, or let it be")
+        raise Conflict(
+            _("another comparison waits already, as job %(job)s; cancel it first, or let it be") % {"job": job.pk}
+        )
     AuditEvent.objects.create(project=project, actor=actor, verb="comparison requested", detail=parameters)
     return job
 
@@ -43,13 +49,13 @@ def use_encoder(*, project: Project, actor: User, name: str) -> None:
     if project.settings.encoder != name:
         projects.save_settings(project=project, actor=actor, raw={"encoder": name})  # which asks for the embedding
     elif embedding is not None and embedding.result["encoder"] == name:
-        raise Conflict("this encoder is in use already")
+        raise Conflict(_("this encoder is in use already"))
     elif Job.objects.filter(
         project=project,
         kind=Job.Kind.EMBED,
         state__in=[Job.State.QUEUED, Job.State.RUNNING],
         parameters__afresh=True,
     ).exists():
-        raise Conflict("the images are being embedded with this encoder already")
+        raise Conflict(_("the images are being embedded with this encoder already"))
     else:  # the settings name it, and a trained network stands in its place
         training.request_embedding(project=project, actor=actor)

@@ -1,6 +1,7 @@
 """Asking the worker to learn: when it is due, or when somebody presses the button."""
 
 from django.contrib.auth.models import User
+from django.utils.translation import gettext as _
 
 from annotator import algorithms, jobs, queries
 from annotator.errors import Conflict, InvalidSettings
@@ -53,7 +54,10 @@ def request_training(
     if asked is None:
         asked = project.settings.training_minutes
     if not 0 < asked <= MINUTES_AT_MOST:
-        why = f"{asked:g} minutes is not between 0 and {MINUTES_AT_MOST}"
+        why = _("%(asked)s minutes is not between 0 and %(minutes_at_most)s") % {
+            "asked": f"{asked:g}",
+            "minutes_at_most": MINUTES_AT_MOST,
+        }
         raise InvalidSettings(why, fields={"minutes": why})
     if missing := queries.missing_for_training(project):
         raise Conflict(missing)
@@ -61,7 +65,9 @@ def request_training(
     parameters = {"trainer": name, "minutes": asked}
     job = jobs.enqueue(project, Job.Kind.TRAIN, parameters=parameters, created_by=actor)
     if job.parameters != parameters:
-        raise Conflict(f"another training waits already, as job {job.pk}; cancel it first, or let it be")
+        raise Conflict(
+            _("another training waits already, as job %(job)s; cancel it first, or let it be") % {"job": job.pk}
+        )
     AuditEvent.objects.create(project=project, actor=actor, verb="training requested", detail=parameters)
     return job
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from django.conf import settings
 from django.db.models import Exists, OuterRef, QuerySet
+from django.utils.translation import gettext as _
 from numpy.typing import NDArray
 
 from annotator import task_types
@@ -34,12 +35,13 @@ def grouped_class(project: Project, of: str) -> LabelClass | None:
     """The class whose images these words ask for; None for open ones and none-of-these. Raises InvalidSettings."""
     if of in (OPEN_IMAGES, NONE_OF_THESE):
         return None
-    kind, _, raw = of.partition(":")
+    kind, _colon, raw = of.partition(":")
     is_id = raw.isascii() and raw.isdigit() and len(raw) <= 18
     found = project.classes.filter(pk=int(raw)).first() if kind == CLASS and is_id else None
     if found is None:
         raise InvalidSettings(
-            f"{of[:40]!r} is nothing to group; wanted {OPEN_IMAGES!r}, {NONE_OF_THESE!r} or 'class:' with an id"
+            _("%(of)s is nothing to group; wanted %(open_images)s, %(none_of_these)s or 'class:' with an id")
+            % {"of": repr(of[:40]), "open_images": repr(OPEN_IMAGES), "none_of_these": repr(NONE_OF_THESE)}
         )
     return found
 
@@ -83,7 +85,10 @@ def group_items(project: Project, job_id: int, number: int) -> NDArray[np.int64]
     job = _grouping(project, job_id)
     arrays = _arrays(project, job)
     if not 1 <= number < len(arrays["starts"]):
-        raise NotFound(f"grouping {job_id} has no group {number}; it has {len(arrays['starts']) - 1}")
+        raise NotFound(
+            _("grouping %(job_id)s has no group %(number)s; it has %(n)s")
+            % {"job_id": job_id, "number": number, "n": len(arrays["starts"]) - 1}
+        )
     start, end = arrays["starts"][number - 1 : number + 1]
     return _still(project, job, arrays["item_ids"][start:end])
 
@@ -104,7 +109,7 @@ def groups_of(project: Project, job_id: int) -> list[GroupedImages]:
 def _grouping(project: Project, job_id: int) -> Job:
     job = Job.objects.filter(project=project, pk=job_id, kind=Job.Kind.GROUP).first()
     if job is None:
-        raise NotFound(f"there is no grouping {job_id} in this project")
+        raise NotFound(_("there is no grouping %(job_id)s in this project") % {"job_id": job_id})
     return job
 
 
@@ -113,15 +118,17 @@ def _arrays(project: Project, job: Job) -> dict[str, NDArray[np.generic]]:
         with np.load(groups_file(project, job.pk), allow_pickle=False) as kept:
             return {name: kept[name] for name in ("item_ids", "starts", "sizes", "coherence")}
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
-        why = "is gone; group the images again" if job.is_over else "is not there yet"
-        raise NotFound(f"grouping {job.pk} {why}") from None
+        why = _("grouping %(job)s is not there yet")
+        if job.is_over:
+            why = _("grouping %(job)s is gone; group the images again")
+        raise NotFound(why % {"job": job.pk}) from None
 
 
 def _still(project: Project, job: Job, item_ids: NDArray[np.generic]) -> NDArray[np.int64]:
     try:
         wanted = groupable_items(project, str(job.parameters.get("of", "")))
     except InvalidSettings:
-        raise NotFound(f"what grouping {job.pk} was about is not there any more") from None
+        raise NotFound(_("what grouping %(job)s was about is not there any more") % {"job": job.pk}) from None
     there = np.fromiter(wanted.filter(pk__in=item_ids.tolist()).values_list("pk", flat=True), np.int64)
     ids = np.asarray(item_ids, np.int64)
     return ids[np.isin(ids, there)]

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 from django.conf import settings
+from django.utils.translation import gettext as _
 from numpy.typing import NDArray
 
 from annotator.errors import InvalidSettings
 from annotator.models import Project
 from annotator.queries.learning import current_embedding
+from annotator.wording import thousands
 
 MAP_FILE = "map.npy"
 CORNERS_AT_MOST = 200
@@ -57,12 +59,17 @@ def polygon(text: str) -> list[tuple[float, float]]:
     """The corners of ``0.1,0.2;0.5,0.2;0.5,0.6``. Raises InvalidSettings, saying what is wrong with it."""
     parts = text.split(";") if len(text) <= 40 * CORNERS_AT_MOST else ["too long"] * (CORNERS_AT_MOST + 1)
     if len(parts) > CORNERS_AT_MOST:
-        raise InvalidSettings(f"a part of the map has at most {CORNERS_AT_MOST} corners; draw a simpler one")
+        raise InvalidSettings(
+            _("a part of the map has at most %(corners_at_most)s corners; draw a simpler one")
+            % {"corners_at_most": CORNERS_AT_MOST}
+        )
     corners = []
     for part in parts:
         found = _CORNER.fullmatch(part)
         if found is None:
-            raise InvalidSettings(f"{part[:40]!r} is not a corner on the map, such as 0.25,0.5")
+            raise InvalidSettings(
+                _("%(part)s is not a corner on the map, such as 0.25,0.5") % {"part": repr(part[:40])}
+            )
         corners.append((float(found[1]), float(found[2])))
     check_polygon(corners)
     return corners
@@ -72,11 +79,15 @@ def check_polygon(corners: Polygon) -> None:
     """Raises InvalidSettings unless these are the corners of a polygon on the map that has an inside."""
     if not 3 <= len(corners) <= CORNERS_AT_MOST:
         raise InvalidSettings(
-            f"a part of the map has 3 to {CORNERS_AT_MOST} corners, not {len(corners):,}; draw it again"
+            _("a part of the map has 3 to %(corners_at_most)s corners, not %(n)s; draw it again")
+            % {"corners_at_most": CORNERS_AT_MOST, "n": thousands(len(corners))}
         )
     for x, y in corners:
         if not (0 <= x <= 1 and 0 <= y <= 1):
-            raise InvalidSettings(f"the corner {x:g},{y:g} is not on the map: both numbers are from 0 to 1")
+            raise InvalidSettings(
+                _("the corner %(x)s,%(y)s is not on the map: both numbers are from 0 to 1")
+                % {"x": f"{x:g}", "y": f"{y:g}"}
+            )
 
 
 def polygon_text(corners: Polygon) -> str:
@@ -94,7 +105,7 @@ def items_inside(project: Project, corners: Polygon | str) -> NDArray[np.int64]:
     check_polygon(corners)
     drawn = image_map(project)
     if drawn is None:
-        raise InvalidSettings("the map of these images is not drawn yet; draw it on the map page first")
+        raise InvalidSettings(_("the map of these images is not drawn yet; draw it on the map page first"))
     return drawn.item_ids[inside(drawn.places, corners)]
 
 

@@ -13,13 +13,15 @@ from django.db import IntegrityError, InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from annotator.errors import Conflict, WinnowError
 from annotator.wording import is_storable
 
 logger = logging.getLogger(__name__)
 
-AWAY = "the database cannot answer now; nothing was saved, try again in a moment"
+AWAY = gettext_noop("the database cannot answer now; nothing was saved, try again in a moment")
 
 
 class PageRequest(HttpRequest):
@@ -57,7 +59,7 @@ def page(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBas
             response = refused(request, error)
         except IntegrityError:  # two requests at once passed the same check; the constraint decided
             logger.warning("a constraint refused what an action let through", exc_info=True)
-            why = "somebody changed the same thing at the same moment; nothing was saved, look and try again"
+            why = _("somebody changed the same thing at the same moment; nothing was saved, look and try again")
             response = refused(request, Conflict(why))
         # Not "no-cache": "back" shows such a page without asking, to whoever sits there after a log-out.
         response.headers.setdefault("Cache-Control", "private, no-store")
@@ -75,7 +77,8 @@ def _check_text(request: HttpRequest) -> None:
     for form in sent:
         for name, texts in form.lists():
             if not is_storable("".join([name, *texts])):
-                raise WinnowError(f"{name!a} contains a character that cannot be kept; type the text anew")
+                why = _("%(name)s contains a character that cannot be kept; type the text anew")
+                raise WinnowError(why % {"name": ascii(name)})
 
 
 def refused(request: HttpRequest, error: WinnowError) -> HttpResponse:
@@ -94,7 +97,7 @@ def broken(request: HttpRequest) -> HttpResponse:
         response: HttpResponse = JsonResponse({"error": {"code": code, "message": message}}, status=status)
     else:
         # Without the request: who is logged in is in the database too.
-        response = HttpResponse(render_to_string(f"{status}.html", {"why": AWAY}), status=status)
+        response = HttpResponse(render_to_string(f"{status}.html", {"why": _(AWAY)}), status=status)
     if is_away:
         response["Retry-After"] = "5"
     return response

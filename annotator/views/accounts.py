@@ -6,6 +6,7 @@ from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render, resolve_url
 from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
@@ -36,7 +37,7 @@ def login(request: HttpRequest) -> HttpResponse:
     except TooManyAttempts as error:
         return _form(request, username, error)
     if user is None:
-        return _form(request, username, WrongPassword("this name and password do not belong together"))
+        return _form(request, username, WrongPassword(_("this name and password do not belong together")))
     return _come_in(request, user)
 
 

@@ -4,6 +4,7 @@ from django.core.files.storage import default_storage
 from django.http import FileResponse, HttpResponse, HttpResponseBase
 from django.utils.cache import get_conditional_response
 from django.utils.http import quote_etag
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from annotator.access import VIEW, get_item
@@ -51,7 +52,7 @@ def _file(item: Item, key: str) -> FileResponse:
     try:
         file = default_storage.open(key)
     except OSError:
-        raise NotFound(f"the picture of item {item.pk} is missing from storage") from None
+        raise NotFound(_("the picture of item %(item)s is missing from storage") % {"item": item.pk}) from None
     mime = item.mime if key == item.storage_key else _MIMES[key[key.rindex(".") :]]
     response = FileResponse(file, content_type=mime)
     response["Content-Disposition"] = "inline"

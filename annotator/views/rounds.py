@@ -3,6 +3,7 @@
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from annotator.access import OWN, get_membership
@@ -10,6 +11,7 @@ from annotator.actions import rounds
 from annotator.errors import Conflict, InvalidSettings
 from annotator.models import Membership
 from annotator.views import PageRequest, dashboard, page
+from annotator.wording import thousands
 
 
 @require_POST
@@ -23,7 +25,11 @@ def start(request: PageRequest, project_id: int) -> HttpResponse:
     except (InvalidSettings, Conflict) as error:
         return _refused(request, membership, error, raw)
     first = drawn.stages[0][0]
-    messages.success(request, f"Round {drawn.number} has begun; it is judged once {first:,} checks are answered.")
+    messages.success(
+        request,
+        _("Round %(number)s has begun; it is judged once %(first)s checks are answered.")
+        % {"number": drawn.number, "first": thousands(first)},
+    )
     return _see_panel(project_id)
 
 
@@ -36,7 +42,10 @@ def cancel(request: PageRequest, project_id: int, round_id: int) -> HttpResponse
         drawn = rounds.cancel_round(project=membership.project, actor=request.user, round_id=round_id)
     except Conflict as error:
         return _refused(request, membership, error)
-    messages.success(request, f"Round {drawn.number} is cancelled. What it spent of the certainty stays spent.")
+    messages.success(
+        request,
+        _("Round %(number)s is cancelled. What it spent of the certainty stays spent.") % {"number": drawn.number},
+    )
     return _see_panel(project_id)
 
 
@@ -44,7 +53,7 @@ def _count(raw: str) -> int | None:
     if not raw:
         return None
     if not raw.isascii() or not raw.isdigit() or len(raw) > 9:
-        raise InvalidSettings(f"{raw[:20]!r} is not a number of checks")
+        raise InvalidSettings(_("%(found)s is not a number of checks") % {"found": repr(raw[:20])})
     return int(raw)
 
 

@@ -4,6 +4,7 @@ from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
@@ -33,7 +34,7 @@ def show(request: PageRequest) -> HttpResponse:
 @page
 def revoke(request: PageRequest, token_id: int) -> HttpResponse:
     tokens.revoke_token(user=request.user, token_id=token_id)
-    messages.success(request, "The token is revoked; programs that use it are refused from now on.")
+    messages.success(request, _("The token is revoked; programs that use it are refused from now on."))
     response = redirect("tokens")
     response.status_code = 303
     return response

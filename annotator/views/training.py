@@ -10,6 +10,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.cache import get_conditional_response
 from django.utils.http import quote_etag
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from annotator import algorithms, jobs, queries
@@ -84,9 +85,11 @@ def _ask(request: PageRequest, membership: Membership) -> HttpResponse:
     elif asked == "use-encoder":
         return _use_encoder(request, membership)
     else:
-        known = "refit, train, compare or embed"
-        raise InvalidSettings(f"{asked[:40]!r} is not something to ask for; choose {known}")
-    messages.success(request, f"{job.get_kind_display()}: job {job.pk} is asked for")
+        known = "refit, train, compare, embed"
+        why = _("%(found)s is not something to ask for; choose %(known)s")
+        raise InvalidSettings(why % {"found": repr(asked[:40]), "known": known})
+    said = _("%(kind)s: job %(job)s is asked for")
+    messages.success(request, said % {"kind": job.get_kind_display(), "job": job.pk})
     return _see_other(reverse("training", args=[project.pk]))
 
 
@@ -102,7 +105,8 @@ def _use_encoder(request: PageRequest, membership: Membership) -> HttpResponse:
         comparing.use_encoder(project=project, actor=request.user, name=name)
     except (InvalidSettings, Conflict) as error:
         return _refused(request, membership, {"compare_refused": error.message}, error.status)
-    messages.success(request, f"Encoder: {title_of('encoder', name)}. The images are being embedded with it")
+    said = _("Encoder: %(title)s. The images are being embedded with it")
+    messages.success(request, said % {"title": title_of("encoder", name)})
     return _see_other(reverse("training", args=[project.pk]))
 
 
@@ -112,7 +116,8 @@ def _ask_training(request: PageRequest, project: Project) -> Job:
     try:
         number = float(minutes) if minutes else None
     except ValueError:
-        raise InvalidSettings(f"{minutes[:20]!r} is not a number of minutes") from None
+        why = _("%(found)s is not a number of minutes")
+        raise InvalidSettings(why % {"found": repr(minutes[:20])}) from None
     trainer = request.POST.get("trainer", "") or None
     return training.request_training(project=project, actor=request.user, trainer=trainer, minutes=number)
 
@@ -166,7 +171,7 @@ def training_facts(job: Job) -> dict[str, Any]:
     result = job.result
     history = result.get("history", [])
     name = result.get("trainer") or job.parameters.get("trainer", "")
-    title = "Automatic" if name == training.AUTO else title_of("trainer", name)
+    title = _("Automatic") if name == training.AUTO else title_of("trainer", name)
     return {
         "job": job,
         "title": title,
@@ -178,7 +183,7 @@ def training_facts(job: Job) -> dict[str, Any]:
         "is_compared": "promoted" in result,
         "promoted": result.get("promoted"),
         "why": result.get("why", ""),
-        "compared": _compared(f"This network: {title}", result) if "promoted" in result else [],
+        "compared": _compared(_("This network: %(title)s") % {"title": title}, result) if "promoted" in result else [],
     }
 
 
@@ -186,8 +191,8 @@ def _compared(name: str, result: dict[str, Any]) -> list[dict[str, Any]]:
     """The network and the heads beside it, each with its report on the random checks; the network first."""
     reports = [(name, result.get("audit"))]
     for head, report in result.get("beside", {}).items():
-        plain = ", the plain baseline" if head == PLAIN else ""
-        reports.append((title_of("head", head) + plain, report))
+        title = title_of("head", head)
+        reports.append((_("%(title)s, the plain baseline") % {"title": title} if head == PLAIN else title, report))
     return [{"name": each, "report": report} for each, report in reports if report and report["n"]]
 
 
@@ -210,10 +215,12 @@ def _encoders(membership: Membership) -> dict[str, Any]:
 def _wish(project: Project, name: str) -> dict[str, Any]:
     """An encoder that costs something, with what; ``is_in``: the settings name it, so that it takes part anyway."""
     parameters = project.settings.parameters_of("encoder", name)
-    cost = f"learns for {parameters['minutes']:g} minutes first" if "minutes" in parameters else ""
+    cost = ""
+    if "minutes" in parameters:
+        cost = _("learns for %(minutes)s minutes first") % {"minutes": f"{parameters['minutes']:g}"}
     if model := parameters.get("model"):
         shown = _without_folders(model)
-        cost = shown if shown != model else f"{model}, downloaded if it is not here"
+        cost = shown if shown != model else _("%(model)s, downloaded if it is not here") % {"model": model}
     return {
         "name": name,
         "title": title_of("encoder", name),
@@ -235,7 +242,7 @@ def encoder_report(job: Job, embedding: Job | None) -> dict[str, Any]:
     def named(line: dict[str, Any]) -> dict[str, Any]:
         name = line["name"]
         shown = {
-            "title": "The trained network" if name == TRAINED else title_of("encoder", name),
+            "title": _("The trained network") if name == TRAINED else title_of("encoder", name),
             "is_in_use": name == in_use,
             "is_recommended": name == stored["recommended"],
             "can_be_used": name not in (in_use, TRAINED),
@@ -257,7 +264,7 @@ def preview(request: PageRequest, project_id: int) -> HttpResponseBase:
     """The sheet of images as a network would be shown them."""
     drawn = queries.newest_preview(get_project(request.user, project_id, VIEW))
     if drawn is None:
-        raise NotFound("nothing is drawn yet; the first learning does it")
+        raise NotFound(_("nothing is drawn yet; the first learning does it"))
     sheet = drawn.result["preview"]
     etag = quote_etag(sheet["sha256"])
     known: HttpResponse | None = get_conditional_response(request, etag=etag)
@@ -266,7 +273,7 @@ def preview(request: PageRequest, project_id: int) -> HttpResponseBase:
             default_storage.open(sheet["key"]), content_type="image/png"
         )
     except OSError:
-        raise NotFound("the drawing is missing from storage; the next learning draws it anew") from None
+        raise NotFound(_("the drawing is missing from storage; the next learning draws it anew")) from None
     response["Content-Type"] = "image/png"
     response["ETag"], response["Cache-Control"] = etag, "private, no-cache"
     return response
@@ -309,7 +316,7 @@ def cancel_job(request: PageRequest, project_id: int, job_id: int) -> HttpRespon
     except Conflict as error:
         messages.warning(request, error.message)
     else:
-        messages.success(request, "Cancelling: the job stops at its next step")
+        messages.success(request, _("Cancelling: the job stops at its next step"))
     return _see_other(reverse("job", args=[project_id, job_id]))
 
 
