@@ -221,7 +221,9 @@ def columns_chart(columns: Sequence[Column], said: str, *, width: int = 680, hei
             for y in (round(floor - tall * at / top, 1),)
         ),
     )
-    every = max(1, math.ceil(len(columns) * 44 / (width - _LEFT - _RIGHT)))
+    # As many titles as have room: letters are some 7 pixels wide.
+    room = 12 + 7 * max(len(column.title) for column in columns)
+    every = max(1, math.ceil(len(columns) * room / (width - _LEFT - _RIGHT)))
     ticks = format_html_join(
         "",
         '<text x="{}" y="{}" text-anchor="middle">{}</text>',

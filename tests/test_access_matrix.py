@@ -47,7 +47,10 @@ PAGES: dict[str, dict[str, str]] = {
     "start-round": {"POST": OWN},
     "cancel-round": {"POST": OWN},
     "project-settings": {"GET": OWN, "POST": OWN},
-    "project-classes": {"GET": OWN, "POST": OWN},
+    "project-classes": {"GET": VIEW, "POST": OWN},
+    "class-undo": {"POST": LABEL},
+    "class-groups": {"GET": REVIEW, "POST": REVIEW},
+    "class-discover": {"GET": LABEL, "POST": LABEL},
     "project-members": {"GET": OWN, "POST": OWN},
     "import": {"GET": OWN, "POST": OWN},
     "import-files": {"POST": OWN},
@@ -88,6 +91,14 @@ API: dict[str, dict[str, str]] = {
     "api-classes": {"GET": VIEW, "POST": OWN},
     "api-class": {"PATCH": OWN},
     "api-class-archive": {"POST": OWN},
+    "api-class-move": {"POST": OWN},
+    "api-class-merge": {"POST": OWN},
+    "api-class-examples": {"GET": VIEW, "POST": OWN},
+    "api-class-history": {"GET": VIEW},
+    "api-class-undo": {"POST": LABEL},
+    "api-class-assign": {"POST": LABEL},
+    "api-groups": {"POST": LABEL},
+    "api-group": {"GET": REVIEW},
     "api-imports": {"POST": OWN},
     "api-items": {"GET": VIEW},
     "api-item": {"GET": VIEW},
@@ -95,6 +106,7 @@ API: dict[str, dict[str, str]] = {
     "api-item-thumbnail": {"GET": VIEW},
     "api-queue": {"GET": LABEL},
     "api-queue-reserve": {"POST": LABEL},
+    "api-queue-chosen": {"POST": LABEL, "DELETE": LABEL},
     "api-queue-renew": {"POST": LABEL},
     "api-queue-release": {"POST": LABEL},
     "api-annotations": {"GET": LABEL, "POST": LABEL},
@@ -130,7 +142,8 @@ MATRIX = PAGES | API
 # Addresses with something inside a project.
 WITH_THINGS = (
     "item-image", "item-thumbnail", "job", "job-cancel", "api-item", "api-item-image", "api-item-thumbnail", "api-job",
-    "api-job-cancel", "api-class", "api-class-archive", "export-model-download", "api-export-model-download",
+    "api-job-cancel", "api-class", "api-class-archive", "api-class-move",
+    "api-class-merge", "api-class-examples", "api-group", "export-model-download", "api-export-model-download",
     "cancel-round", "api-round-cancel",
     "back-test-download", "api-back-test", "item-flag", "api-item-flag", "api-flag-lower",
 )  # fmt: skip
@@ -141,7 +154,6 @@ ALSO = {
     "login": {302, 429},
     "login-link": {302, 404},
     "logout": {302},
-    "project-classes": {302},
     "project-members": {302},
     "api-imports": {415},
 }
@@ -190,7 +202,7 @@ class World:
 
     def address(self, name: str, role: str, **other: Any) -> str:
         """The address with the ids of what is here; tokens are the person's own."""
-        arguments = self.here | {"uid": "x", "token": "y", "address": "nothing/"} | other
+        arguments = self.here | {"uid": "x", "token": "y", "address": "nothing/", "which": "accuracy"} | other
         user = self.people[role]
         if "token_id" in places()[name].arguments and "token_id" not in other:
             arguments["token_id"] = tokens.make_token(user=user, name="test")[0].pk if user else 1

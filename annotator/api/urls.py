@@ -6,6 +6,8 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from annotator.api import (
     backtesting,
     certifying,
+    choosing,
+    classes,
     elsewhere,
     exporting,
     flagging,
@@ -35,9 +37,17 @@ urlpatterns = [
     # The project
     path("v1/projects/", projects.Projects.as_view(), name="api-projects"),
     path(project, projects.OneProject.as_view(), name="api-project"),
-    path(f"{project}classes/", projects.Classes.as_view(), name="api-classes"),
-    path(f"{project}classes/<int:class_id>/", projects.OneClass.as_view(), name="api-class"),
-    path(f"{project}classes/<int:class_id>/archive/", projects.ClassArchive.as_view(), name="api-class-archive"),
+    path(f"{project}classes/", classes.Classes.as_view(), name="api-classes"),
+    path(f"{project}classes/history/", classes.ClassHistory.as_view(), name="api-class-history"),
+    path(f"{project}classes/undo/", classes.ClassUndo.as_view(), name="api-class-undo"),
+    path(f"{project}classes/assign/", classes.ClassAssign.as_view(), name="api-class-assign"),
+    path(f"{project}classes/<int:class_id>/", classes.OneClass.as_view(), name="api-class"),
+    path(f"{project}classes/<int:class_id>/archive/", classes.ClassArchive.as_view(), name="api-class-archive"),
+    path(f"{project}classes/<int:class_id>/move/", classes.ClassMove.as_view(), name="api-class-move"),
+    path(f"{project}classes/<int:class_id>/merge/", classes.ClassMerge.as_view(), name="api-class-merge"),
+    path(f"{project}classes/<int:class_id>/examples/", classes.ClassExamples.as_view(), name="api-class-examples"),
+    path(f"{project}groups/", classes.Groupings.as_view(), name="api-groups"),
+    path(f"{project}groups/<int:job_id>/", classes.OneGrouping.as_view(), name="api-group"),
     # Import
     path(f"{project}imports/", importing.Imports.as_view(), name="api-imports"),
     path(f"{project}items/", items.Items.as_view(), name="api-items"),
@@ -47,6 +57,7 @@ urlpatterns = [
     # Label
     path(f"{project}queue/", labeling.Queue.as_view(), name="api-queue"),
     path(f"{project}queue/reserve/", labeling.QueueReserve.as_view(), name="api-queue-reserve"),
+    path(f"{project}queue/chosen/", choosing.QueueChosen.as_view(), name="api-queue-chosen"),
     path(f"{project}queue/renew/", labeling.QueueRenew.as_view(), name="api-queue-renew"),
     path(f"{project}queue/release/", labeling.QueueRelease.as_view(), name="api-queue-release"),
     path(f"{project}annotations/", labeling.Annotations.as_view(), name="api-annotations"),

@@ -22,7 +22,7 @@ from annotator.actions.gate import given_back
 from annotator.errors import Conflict, InvalidSettings
 from annotator.models import Item, Job, Membership, ModelVersion, Split
 from annotator.queries.work import Work, work
-from annotator.views import PageRequest, accuracy, doubt, first_steps, forecasting, page
+from annotator.views import PageRequest, accuracy, calibration, doubt, first_steps, forecasting, page
 from annotator.views import work as working
 from annotator.views.certifying import panel as gate_panel
 from annotator.views.model_facts import title_of as title_of
@@ -206,7 +206,7 @@ def cards(
     answers = {
         ACCURACY: (_("How good is it now?"), *_accuracy_card(model, counts)),
         WORTH: (_("What is the next hour worth?"), *_worth_card(membership, asked[Item.State.OPEN])),
-        DOUBT: (_("What is the model unsure about?"), *_doubt_card(model)),
+        DOUBT: (_("What is the model unsure about?"), *_doubt_card(model, counts)),
         WORK: (_("How is the work going?"), *_work_card(work(project), asked)),
     }
     return [
@@ -219,7 +219,7 @@ def _accuracy_card(model: ModelVersion | None, counts: dict[str, dict[str, int]]
     audit = accuracy.audit_standing(model, counts)
     found = audit.measured
     if audit.is_enough and found.accuracy is not None and found.low is not None and found.high is not None:
-        said = _("right, 95\xa0%% interval %(low)s\u2060–\u2060%(high)s, on %(n)s random checks")
+        said = _("right, 95\xa0%% interval %(low)s to %(high)s, on %(n)s random checks")
         return percent(found.accuracy), said % {
             "low": percent(found.low),
             "high": percent(found.high),
@@ -248,16 +248,22 @@ def _worth_card(membership: Membership, still_open: int) -> tuple[str, str]:
     return figure, said % {"n": f"{hour.answers:,}", "minutes": hour.minutes, "low": hour.low, "high": hour.high}
 
 
-def _doubt_card(model: ModelVersion | None) -> tuple[str, str]:
+def _doubt_card(model: ModelVersion | None, counts: dict[str, dict[str, int]]) -> tuple[str, str]:
     tenths = doubt.sure(model)
-    if model is None or not tenths:
-        return "", _("Nothing yet: that shows with the next model.") if model else _("Nothing yet: there is no model.")
+    if model is None:
+        return "", _("Nothing yet: there is no model.")
+    if not model.is_calibrated:
+        done = {"n": counts[Split.AUDIT][Item.State.LABELLED], "enough": calibration.CALIBRATED_FROM}
+        said = _("Its confidence is uncalibrated before %(enough)s random checks are answered: %(n)s so far.") % done
+        return "", said + " " + _("It gives the order of the images and no share.")
+    if not tenths:
+        return "", _("Nothing yet: that shows with the next model.")
     said = ngettext(
         "open image of %(all)s it is less than %(sure)s sure of",
         "open images of %(all)s it is less than %(sure)s sure of",
         doubt.unsure(tenths),
-    ) % {"all": f"{sum(tenths):,}", "sure": percent(doubt.UNSURE_BELOW)}
-    return f"{doubt.unsure(tenths):,}", said if model.is_calibrated else f"{said} ({_('uncalibrated')})"
+    )
+    return f"{doubt.unsure(tenths):,}", said % {"all": f"{sum(tenths):,}", "sure": percent(doubt.UNSURE_BELOW)}
 
 
 def _work_card(done: Work, asked: dict[str, int]) -> tuple[str, str]:

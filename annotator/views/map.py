@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from annotator import queries
 from annotator.access import LABEL, REVIEW, VIEW, allows, get_membership
 from annotator.actions import choosing, mapping, round_checks
-from annotator.errors import NotFound, WinnowError
+from annotator.errors import Conflict, WinnowError
 from annotator.models import Item, Job, Membership
 from annotator.queries.map import polygon_text
 from annotator.queries.map_points import STATES, Points, points
@@ -136,7 +136,7 @@ def map_points(request: PageRequest, project_id: int) -> HttpResponse:
     """Every point there is to see, packed for static/js/map.js (`packed`)."""
     membership = get_membership(request.user, project_id, VIEW)
     if queries.image_map(membership.project) is None:
-        raise NotFound(_("The map of these images is not drawn yet."))
+        raise Conflict(_("The map of these images is not drawn yet."))
     shown = seen_points(membership)
     response = HttpResponse(packed(shown), content_type="application/octet-stream")
     response["Cache-Control"] = "no-store"
