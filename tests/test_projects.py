@@ -1,4 +1,4 @@
-"""The list of projects, making one, and the owner's settings, classes and members."""
+"""The list of projects, making one, and the owner's settings and members."""
 
 import threading
 from collections.abc import Callable
@@ -11,10 +11,9 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
-from django.utils import timezone
 
 from annotator import algorithms, jobs
-from annotator.actions import classes, projects, proposing, training
+from annotator.actions import projects, training
 from annotator.errors import InvalidSettings, WinnowError
 from annotator.models import (
     AuditEvent,
@@ -22,10 +21,8 @@ from annotator.models import (
     Job,
     LabelClass,
     Membership,
-    ModelVersion,
     Project,
     ProjectSettings,
-    Proposal,
     Role,
 )
 
@@ -323,103 +320,6 @@ def test_a_stored_setting_that_is_none_any_more_can_be_replaced(alice: User, pro
     assert Project.objects.get().settings == ProjectSettings()
 
 
-# --- the classes ---
-
-
-def test_classes_are_added_one_per_line_or_not_at_all(login: Login, alice: User, project: Project) -> None:
-    url = f"/projects/{project.pk}/classes/"
-    assert login(alice).post(url, {"do": "add", "names": "bird\r\nfish"}).status_code == 303
-    assert [each.name for each in project.classes.all()] == ["cat", "dog", "bird", "fish"]
-    response = login(alice).post(url, {"do": "add", "names": "newt\nCAT"})
-    assert response.status_code == 422
-    assert "newt\nCAT" in response.text
-    assert project.classes.count() == 4
-    assert login(alice).post(url, {"do": "add", "names": " \n"}).status_code == 422
-
-
-def test_a_class_is_renamed_recoloured_and_given_a_key(
-    login: Login, alice: User, project: Project, cat: LabelClass
-) -> None:
-    form = {
-        "do": "update",
-        "class": cat.pk,
-        "name": "house cat",
-        "shortcut": "c",
-        "colour": "#123456",
-        "description": "purrs",
-    }
-    response = login(alice).post(f"/projects/{project.pk}/classes/", form)
-    assert response["Location"] == f"/projects/{project.pk}/settings/#class-{cat.pk}"
-    cat.refresh_from_db()
-    assert (cat.name, cat.shortcut, cat.colour, cat.description) == ("house cat", "c", "#123456", "purrs")
-
-
-@pytest.mark.parametrize("changes", [{"name": "dog"}, {"shortcut": "s"}, {"colour": "red"}, {"shortcut": "2"}])
-def test_a_refused_class_is_shown_as_typed_with_the_reason(
-    login: Login, alice: User, project: Project, cat: LabelClass, changes: dict[str, str]
-) -> None:
-    form = {
-        "do": "update",
-        "class": cat.pk,
-        "name": "tiger",
-        "shortcut": "t",
-        "colour": "#000000",
-        "description": "roars",
-    }
-    response = login(alice).post(f"/projects/{project.pk}/classes/", form | changes)
-    assert response.status_code == 422
-    assert f'id="wrong-{cat.pk}"' in response.text
-    assert "roars" in response.text
-    assert "<details open>" in response.text
-    cat.refresh_from_db()
-    assert cat.name == "cat"
-
-
-def test_a_class_moves_past_its_visible_neighbour(
-    login: Login, alice: User, project: Project, cat: LabelClass
-) -> None:
-    for name in ("ghost", "bird"):
-        classes.add_class(project=project, actor=alice, name=name)
-    classes.archive_class(label_class=project.classes.get(name="ghost"), actor=alice, archived=True)
-    bird = project.classes.get(name="bird")
-    login(alice).post(f"/projects/{project.pk}/classes/", {"do": "up", "class": bird.pk})
-    assert [each.name for each in project.classes.filter(is_archived=False)] == ["cat", "bird", "dog"]
-    login(alice).post(f"/projects/{project.pk}/classes/", {"do": "down", "class": cat.pk})
-    assert [each.name for each in project.classes.filter(is_archived=False)] == ["bird", "cat", "dog"]
-    login(alice).post(f"/projects/{project.pk}/classes/", {"do": "up", "class": bird.pk})
-    assert project.classes.filter(is_archived=False).first() == bird
-
-
-def test_a_class_is_archived_and_brought_back(login: Login, alice: User, project: Project, cat: LabelClass) -> None:
-    url = f"/projects/{project.pk}/classes/"
-    login(alice).post(url, {"do": "archive", "class": cat.pk})
-    assert "Archived (1)" in login(alice).get(f"/projects/{project.pk}/settings/").text
-    login(alice).post(url, {"do": "restore", "class": cat.pk})
-    cat.refresh_from_db()
-    assert not cat.is_archived
-
-
-@pytest.mark.parametrize("form", [{}, {"do": "update"}, {"do": "up", "class": "9" * 30}, {"do": "fly", "class": "1"}])
-def test_nonsense_about_classes_is_refused(login: Login, alice: User, project: Project, form: dict[str, str]) -> None:
-    assert login(alice).post(f"/projects/{project.pk}/classes/", form).status_code in (404, 422)
-
-
-def test_a_class_of_another_project_is_not_touched(login: Login, alice: User, charlie: User, project: Project) -> None:
-    theirs = projects.create_project(owner=charlie, name="Secret", class_names=["x"]).classes.get()
-    form = {"do": "archive", "class": theirs.pk}
-    assert login(alice).post(f"/projects/{project.pk}/classes/", form).status_code == 404
-    theirs.refresh_from_db()
-    assert not theirs.is_archived
-
-
-def test_sixty_classes_with_hostile_names_are_listed(login: Login, alice: User, project: Project) -> None:
-    names = [f"<script>{index}</script>" + "w" * 90 for index in range(58)]
-    login(alice).post(f"/projects/{project.pk}/classes/", {"do": "add", "names": "\n".join(names)})
-    page = login(alice).get(f"/projects/{project.pk}/settings/").text
-    assert "Classes (60)" in page
-    assert "<script>0" not in page
-
-
 # --- the members ---
 
 
@@ -476,17 +376,6 @@ def test_a_setting_saved_meanwhile_is_not_overwritten(alice: User, project: Proj
     assert (stale.name, stale.settings) == (stored.name, stored.settings)
 
 
-def test_a_class_renamed_meanwhile_keeps_its_name_when_it_is_archived_or_recoloured(
-    alice: User, project: Project, cat: LabelClass
-) -> None:
-    archiving, recolouring = LabelClass.objects.get(pk=cat.pk), LabelClass.objects.get(pk=cat.pk)
-    classes.update_class(label_class=cat, actor=alice, name="house cat")
-    classes.archive_class(label_class=archiving, actor=alice, archived=True)
-    classes.update_class(label_class=recolouring, actor=alice, colour="#123456")
-    stored = LabelClass.objects.get(pk=cat.pk)
-    assert (stored.name, stored.is_archived, stored.colour) == ("house cat", True, "#123456")
-
-
 def at_once(*changes: Callable[[], Any]) -> list[str]:
     """Each change on a thread and a connection of its own; what each was refused with, or "done"."""
     ready = threading.Barrier(len(changes))
@@ -506,20 +395,6 @@ def at_once(*changes: Callable[[], Any]) -> list[str]:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_classes_renamed_to_one_name_at_once_are_one_renamed_and_one_refused(
-    alice: User, project: Project, cat: LabelClass, dog: LabelClass
-) -> None:
-    for name in ("bird", "deer", "newt", "toad"):
-        said = at_once(
-            *(
-                partial(classes.update_class, label_class=each, actor=alice, name=name, shortcut=name[0])
-                for each in (cat, dog)
-            )
-        )
-        assert sorted(said) == ["done", f"there is already a class called {name!r}, perhaps among the archived ones"]
-
-
-@pytest.mark.django_db(transaction=True)
 def test_two_projects_made_of_one_name_at_once_are_one_made_and_one_refused(alice: User, bob: User) -> None:
     for name in ("Birds", "Fishes", "Newts", "Toads"):
         said = at_once(
@@ -531,35 +406,10 @@ def test_two_projects_made_of_one_name_at_once_are_one_made_and_one_refused(alic
         assert sorted(said) == ["done", f"there is already a project called {name!r}; choose another name"]
 
 
-# --- archiving and proposals ---
-
-
-def test_an_archived_class_takes_its_pending_proposals_along(
-    login: Login, alice: User, project: Project, cat: LabelClass, proposals: list[Proposal]
-) -> None:
-    other = proposals[0]
-    Proposal.objects.filter(pk=other.pk).update(state=Proposal.State.REJECTED, decided_at=timezone.now())
-    login(alice).post(f"/projects/{project.pk}/classes/", {"do": "archive", "class": cat.pk})
-    assert set(Proposal.objects.exclude(pk=other.pk).values_list("state", flat=True)) == {Proposal.State.WITHDRAWN}
-    assert Proposal.objects.get(pk=other.pk).state == Proposal.State.REJECTED
-
-
-def test_a_model_made_before_proposes_no_archived_class(
-    alice: User, project: Project, items: list[Item], model: ModelVersion, cat: LabelClass, dog: LabelClass
-) -> None:
-    classes.archive_class(label_class=cat, actor=alice, archived=True)
-    predictions = [
-        proposing.Predicted(item.pk, each.pk, 0.95, [(each.pk, 0.95)])
-        for item, each in zip(items[:2], (cat, dog), strict=True)
-    ]
-    assert proposing.store_proposals(project=project, model_version=model, predictions=predictions) == 1
-    assert Proposal.objects.get().label_class == dog
-
-
 # --- who may ---
 
 
-@pytest.mark.parametrize("page", ["settings", "classes", "members"])
+@pytest.mark.parametrize("page", ["settings", "members"])
 def test_only_owners_come_in(
     login: Login, bob: User, carol: User, vera: User, charlie: User, project: Project, page: str
 ) -> None:
@@ -571,12 +421,12 @@ def test_only_owners_come_in(
     assert login(charlie).post(url, {}).status_code == 404
 
 
-@pytest.mark.parametrize("page", ["settings", "classes", "members"])
+@pytest.mark.parametrize("page", ["settings", "members"])
 def test_other_methods_are_refused(login: Login, alice: User, project: Project, page: str) -> None:
     assert login(alice).put(f"/projects/{project.pk}/{page}/").status_code == 405
 
 
-@pytest.mark.parametrize("page", ["classes", "members"])
+@pytest.mark.parametrize("page", ["members"])
 def test_a_form_address_opened_by_hand_leads_to_the_settings(
     login: Login, alice: User, project: Project, page: str
 ) -> None:

@@ -296,3 +296,10 @@ def remove_examples(*, label_class: LabelClass, actor: User, item_ids: Iterable[
         detail = {"class": label_class.pk, "name": label_class.name, "items": gone}
         note(label_class.project_id, actor, "removed examples", **detail)
     return len(gone)
+
+
+@transaction.atomic
+def change_examples(*, label_class: LabelClass, actor: User, add: Iterable[int], remove: Iterable[int]) -> None:
+    """Take some examples away, then nominate others, all or nothing; as the two functions above."""
+    remove_examples(label_class=label_class, actor=actor, item_ids=remove)
+    add_examples(label_class=label_class, actor=actor, item_ids=add)

@@ -11,13 +11,13 @@ from rest_framework import serializers
 
 from annotator import access, queries
 from annotator.actions import certifying, exporting, importing, labeling
+from annotator.api.classes_shapes import ClassShape
 from annotator.models import (
     Annotation,
     ApiToken,
     Certificate,
     Item,
     Job,
-    LabelClass,
     ModelVersion,
     Project,
     Proposal,
@@ -50,31 +50,6 @@ class ValueField(serializers.JSONField):
 
 
 # --- projects and classes -----------------------------------------------------------------------------------
-
-
-class ClassShape(serializers.ModelSerializer[LabelClass]):
-    class Meta:
-        model = LabelClass
-        fields = ("id", "name", "colour", "shortcut", "description", "position", "is_archived")
-        read_only_fields = fields
-
-
-class NewClass(serializers.Serializer[Any]):
-    name = serializers.CharField(max_length=1000)
-    shortcut = serializers.CharField(required=False, allow_blank=True, help_text="left out: the next free number")
-
-
-class ClassChange(serializers.Serializer[Any]):
-    """What is left out stays as it is."""
-
-    name = serializers.CharField(required=False, max_length=1000)
-    colour = serializers.CharField(required=False, help_text="#rrggbb")
-    shortcut = serializers.CharField(required=False, allow_blank=True)
-    description = serializers.CharField(required=False, allow_blank=True)
-
-
-class Archiving(serializers.Serializer[Any]):
-    archived = serializers.BooleanField()
 
 
 class ProjectShape(serializers.ModelSerializer[Project]):

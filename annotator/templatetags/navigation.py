@@ -19,10 +19,11 @@ TABS = (
     (gettext_noop("Dashboard"), "dashboard", VIEW, {"dashboard"}),
     (gettext_noop("Label"), "label", LABEL, {"label", "label-next", "label-undo", "guide"}),
     (gettext_noop("Review"), "review", REVIEW, {"review", "review-undo"}),
+    (gettext_noop("Classes"), "project-classes", VIEW, {"project-classes", "class-groups", "class-discover"}),
     (gettext_noop("Training"), "training", VIEW, {"training", "back-test", "job", "job-cancel"}),
     (gettext_noop("Import"), "import", OWN, {"import"}),
     (gettext_noop("Export"), "export", VIEW, {"export"}),
-    (gettext_noop("Settings"), "project-settings", OWN, {"project-settings", "project-classes", "project-members"}),
+    (gettext_noop("Settings"), "project-settings", OWN, {"project-settings", "project-members"}),
 )
 
 

@@ -1,10 +1,9 @@
-"""The list of projects, making one, and an owner's three forms: settings, classes, members."""
+"""The list of projects, making one, and an owner's two forms: settings and members."""
 
 from dataclasses import dataclass, fields
 from typing import Any
 
 from django.contrib import messages
-from django.db import transaction
 from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -13,10 +12,9 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from annotator import algorithms, queries
 from annotator.access import OWN, get_membership
-from annotator.actions import classes as classes_actions
 from annotator.actions import projects
 from annotator.errors import InvalidClass, InvalidSettings, NotFound, WinnowError
-from annotator.models import Item, LabelClass, Membership, Project, ProjectSettings, Role, Split
+from annotator.models import Item, Membership, Project, ProjectSettings, Role, Split
 from annotator.views import PageRequest, page
 
 SETTINGS_TEMPLATE = "project_settings.html"
@@ -124,61 +122,6 @@ def _consequences(project: Project, stored: dict[str, Any], saved: ProjectSettin
 
 def _default(name: str) -> Any:
     return next(each.default for each in fields(ProjectSettings) if each.name == name)
-
-
-@require_http_methods(["GET", "HEAD", "POST"])
-@page
-def classes(request: PageRequest, project_id: int) -> HttpResponse:
-    """One form of the class list: ``do`` says which. Opened by address, it leads to the settings page."""
-    membership = get_membership(request.user, project_id, OWN)
-    here = reverse("project-settings", args=[project_id])
-    if request.method != "POST":
-        return redirect(f"{here}#classes")
-    try:
-        with transaction.atomic():  # of several new classes all or none
-            anchor = _change_classes(request, membership.project)
-    except WinnowError as error:
-        refused = error
-    else:
-        return _see_other(f"{here}#{anchor}")
-    return _settings_page(request, membership, error=refused, form="classes")
-
-
-def _change_classes(request: PageRequest, project: Project) -> str:
-    """Do what was asked and return the id of the element to show next."""
-    do, actor = request.POST.get("do", ""), request.user
-    if do == "add":
-        names = _lines(request.POST.get("names", ""))
-        if not names:
-            raise InvalidClass("write at least one class name")
-        for name in names:
-            classes_actions.add_class(project=project, actor=actor, name=name)
-        return "classes"
-    label_class = _class(project, request.POST.get("class", ""))
-    if do == "update":
-        classes_actions.update_class(
-            label_class=label_class,
-            actor=actor,
-            **{
-                name: request.POST[name]
-                for name in ("name", "colour", "shortcut", "description")
-                if name in request.POST
-            },
-        )
-    elif do in ("archive", "restore"):
-        classes_actions.archive_class(label_class=label_class, actor=actor, archived=do == "archive")
-    elif do in ("up", "down"):
-        classes_actions.move_class(label_class=label_class, actor=actor, up=do == "up")
-    else:
-        raise InvalidClass(f"{do[:40]!r} is not something to do with a class")
-    return f"class-{label_class.pk}" if do in ("update", "up", "down") else "classes"
-
-
-def _class(project: Project, raw: str) -> LabelClass:
-    found = project.classes.filter(pk=int(raw)).first() if _is_id(raw) else None
-    if found is None:
-        raise NotFound(f"there is no class {raw[:40]!r} in this project; reload the page")
-    return found
 
 
 def _is_id(raw: str) -> bool:
@@ -350,7 +293,7 @@ def _told(algorithm: algorithms.Algorithm, chosen: Any, values: dict[str, Any], 
 def _settings_page(
     request: HttpRequest, membership: Membership, *, error: WinnowError | None = None, form: str = ""
 ) -> HttpResponse:
-    """The page with all three forms; after a refusal, the refused one (``form``) as it was sent."""
+    """The page with both forms; after a refusal, the refused one (``form``) as it was sent."""
     project = membership.project
     is_mine = form == "settings"
     wrong = error.fields if error and is_mine else {}
@@ -361,9 +304,6 @@ def _settings_page(
     if is_mine:  # a box that was not ticked was not sent
         ticked = {each.name: each.name in request.POST for each in fields(ProjectSettings) if each.type is bool}
         values |= ticked
-    every_class = list(project.classes.all())
-    open_classes = [each for each in every_class if not each.is_archived]
-    refused = request.POST.get("class", "") if form == "classes" and request.POST.get("do") == "update" else ""
     context = {
         "project": project,
         "membership": membership,
@@ -374,10 +314,7 @@ def _settings_page(
         "error": error,
         "form": form,
         "posted": posted,
-        "open_classes": open_classes,
-        "last_open": open_classes[-1] if open_classes else None,
-        "refused_class": int(refused) if _is_id(refused) else None,
-        "archived_classes": [each for each in every_class if each.is_archived],
+        "n_classes": project.classes.filter(is_archived=False).count(),
         "memberships": project.memberships.select_related("user").order_by("user__username"),
         "roles": Role,
     }
