@@ -3,6 +3,7 @@
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.utils.translation import gettext_lazy
 
 from annotator.models.items import Item
 from annotator.models.projects import LabelClass, Project
@@ -41,10 +42,10 @@ class Round(models.Model):
     """
 
     class State(models.TextChoices):
-        RUNNING = "running", "Running"
-        CERTIFIED = "certified", "Certified"
-        FAILED = "failed", "Failed"
-        CANCELLED = "cancelled", "Cancelled"
+        RUNNING = "running", gettext_lazy("Running")
+        CERTIFIED = "certified", gettext_lazy("Certified")
+        FAILED = "failed", gettext_lazy("Failed")
+        CANCELLED = "cancelled", gettext_lazy("Cancelled")
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="rounds")
     number = models.PositiveIntegerField(help_text="1, 2, 3... within the project")

@@ -1,5 +1,6 @@
 from django.conf import settings
 from django.db import models
+from django.utils.translation import gettext_lazy
 
 from annotator.models.projects import LabelClass, Project
 from annotator.models.work import Job
@@ -8,9 +9,9 @@ from annotator.models.work import Job
 class Split(models.TextChoices):
     """What an item is for. Drawn once, at import, before any model has seen it."""
 
-    POOL = "pool", "Pool"
-    AUDIT = "audit", "Audit"
-    TEST = "test", "Test"
+    POOL = "pool", gettext_lazy("Pool")
+    AUDIT = "audit", gettext_lazy("Audit")
+    TEST = "test", gettext_lazy("Test")
 
 
 class Item(models.Model):
@@ -19,10 +20,10 @@ class Item(models.Model):
     class State(models.TextChoices):
         """Where the item stands: a projection of its current answers, written with them in one transaction."""
 
-        OPEN = "open", "Not labelled"
-        LABELLED = "labelled", "Labelled"
-        NONE_OF_THESE = "none_of_these", "None of these"
-        SKIPPED = "skipped", "Skipped"
+        OPEN = "open", gettext_lazy("Not labelled")
+        LABELLED = "labelled", gettext_lazy("Labelled")
+        NONE_OF_THESE = "none_of_these", gettext_lazy("None of these")
+        SKIPPED = "skipped", gettext_lazy("Skipped")
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="items")
     sha256 = models.CharField(max_length=64)

@@ -1,6 +1,7 @@
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from annotator.models.certificates import Certificate
 from annotator.models.items import Item
@@ -16,12 +17,12 @@ class Proposal(models.Model):
     """
 
     class State(models.TextChoices):
-        PENDING = "pending", "Pending"
-        ACCEPTED = "accepted", "Accepted"
-        CORRECTED = "corrected", "Corrected"
-        REJECTED = "rejected", "Rejected"
-        AUTO_ACCEPTED = "auto_accepted", "Accepted automatically"
-        WITHDRAWN = "withdrawn", "Withdrawn"
+        PENDING = "pending", gettext_lazy("Pending")
+        ACCEPTED = "accepted", gettext_lazy("Accepted")
+        CORRECTED = "corrected", gettext_lazy("Corrected")
+        REJECTED = "rejected", gettext_lazy("Rejected")
+        AUTO_ACCEPTED = "auto_accepted", gettext_lazy("Accepted automatically")
+        WITHDRAWN = "withdrawn", gettext_lazy("Withdrawn")
 
     # What no person has decided, and any person's answer to the image takes off the table.
     UNDECIDED = (State.PENDING, State.AUTO_ACCEPTED)
@@ -89,15 +90,15 @@ class Annotation(models.Model):
     """
 
     class Kind(models.TextChoices):
-        LABEL = "label", "Label"
-        SKIP = "skip", "Skipped"
-        NONE_OF_THESE = "none_of_these", "None of these"
-        REJECTION = "rejection", "Not this"
-        RETRACTION = "retraction", "Taken back"
+        LABEL = "label", pgettext_lazy("a kind of answer", "Label")
+        SKIP = "skip", gettext_lazy("Skipped")
+        NONE_OF_THESE = "none_of_these", gettext_lazy("None of these")
+        REJECTION = "rejection", gettext_lazy("Not this")
+        RETRACTION = "retraction", gettext_lazy("Taken back")
 
     class Source(models.TextChoices):
-        PERSON = "person", "Given in Winnow"
-        IMPORTED = "imported", "Came with the import"
+        PERSON = "person", gettext_lazy("Given in Winnow")
+        IMPORTED = "imported", gettext_lazy("Came with the import")
 
     # The reason_code of what no queue asked for: a reviewer, who saw the other answers, settled what the image is.
     DECISION = "decision"
@@ -155,20 +156,20 @@ class QueueEntry(models.Model):
     class Reason(models.TextChoices):
         """Why this image; the sentence is made from ``reason_data`` by queries.reason_text."""
 
-        AUDIT = "audit", "Random check"
-        TYPICAL = "typical", "Typical of many"
-        CLOSE_CALL = "close_call", "Close call"
-        UNSURE = "unsure", "The model is unsure"
-        DISPUTED = "disputed", "Disputed"
-        UNLIKE = "unlike", "Unlike anything labelled"
-        SCARCE = "scarce", "More of a scarce class"
-        RANDOM = "random", "Picked at random"
-        RETURNED = "returned", "Back in the queue"
-        BASELINE = "baseline", "At random, to compare"
-        SECOND_OPINION = "second_opinion", "Second opinion"
-        SUSPECT = "suspect", "Perhaps labelled wrongly"
-        AUTOMATIC = "automatic", "Check of an automatic label"
-        CHOSEN = "chosen", "Chosen by a person"
+        AUDIT = "audit", gettext_lazy("Random check")
+        TYPICAL = "typical", gettext_lazy("Typical of many")
+        CLOSE_CALL = "close_call", gettext_lazy("Close call")
+        UNSURE = "unsure", gettext_lazy("The model is unsure")
+        DISPUTED = "disputed", gettext_lazy("Disputed")
+        UNLIKE = "unlike", gettext_lazy("Unlike anything labelled")
+        SCARCE = "scarce", gettext_lazy("More of a scarce class")
+        RANDOM = "random", gettext_lazy("Picked at random")
+        RETURNED = "returned", gettext_lazy("Back in the queue")
+        BASELINE = "baseline", gettext_lazy("At random, to compare")
+        SECOND_OPINION = "second_opinion", gettext_lazy("Second opinion")
+        SUSPECT = "suspect", gettext_lazy("Perhaps labelled wrongly")
+        AUTOMATIC = "automatic", gettext_lazy("Check of an automatic label")
+        CHOSEN = "chosen", gettext_lazy("Chosen by a person")
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="queue")
     item = models.OneToOneField(Item, on_delete=models.CASCADE, related_name="queue_entry")

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
+from django.utils.translation import gettext as _
+
 from annotator import algorithms
 from annotator.errors import InvalidSettings
 
@@ -197,7 +199,7 @@ class ProjectSettings:
         Raises InvalidSettings with one sentence for each bad field, so that a form can show them all at once.
         """
         known = {each.name: each for each in fields(cls)}
-        wrong = {name: "there is no such setting" for name in raw if name not in known}
+        wrong = {name: _("there is no such setting") for name in raw if name not in known}
         values: dict[str, Any] = {}
         for name, each in known.items():
             if name not in raw:
@@ -213,7 +215,7 @@ class ProjectSettings:
             values, wrong = values | _clean_parts(parts, values), wrong | _wrong_parts(parts, values)
         if wrong:
             sentence = "; ".join(f"{name}: {why}" for name, why in wrong.items())
-            raise InvalidSettings(f"settings not saved: {sentence}", fields=wrong)
+            raise InvalidSettings(_("settings not saved: %(sentence)s") % {"sentence": sentence}, fields=wrong)
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
@@ -250,7 +252,10 @@ def _wrong_parts(parts: dict[str, float], given: dict[str, Any]) -> dict[str, st
     if whole <= 1.0 + 1e-9:
         return {}
     largest = max(shares, key=lambda name: shares[name])
-    return {largest: f"the shares of {len(shares)} kinds of questions come to {whole:g}; together they are at most 1"}
+    return {
+        largest: _("the shares of %(n)s kinds of questions come to %(whole)s; together they are at most 1")
+        % {"n": len(shares), "whole": f"{whole:g}"}
+    }
 
 
 def _clean_parts(parts: dict[str, float], given: dict[str, Any]) -> dict[str, float]:
@@ -265,7 +270,9 @@ def _clean_parts(parts: dict[str, float], given: dict[str, Any]) -> dict[str, fl
 def _clean_parameters(raw: Any) -> dict[str, Any]:
     """Flat parameters that differ from their default, checked. Raises InvalidSettings with a sentence per key."""
     if not isinstance(raw, dict):
-        raise InvalidSettings(f'{raw!r} is no object of parameters; write {{"head.mlp.hidden": 256}}')
+        raise InvalidSettings(
+            _('%(found)s is no object of parameters; write {"head.mlp.hidden": 256}') % {"found": repr(raw)}
+        )
     given: dict[tuple[str, str], dict[str, Any]] = defaultdict(dict)
     for key, value in raw.items():
         kind, name, parameter = (*key.split(".", 2), "", "")[:3]
@@ -286,7 +293,7 @@ def _clean_parameters(raw: Any) -> dict[str, Any]:
             if values[each.name] != each.default
         }
     if wrong:
-        raise InvalidSettings("parameters not saved", fields=wrong)
+        raise InvalidSettings(_("parameters not saved"), fields=wrong)
     return clean
 
 
@@ -301,19 +308,24 @@ def _clean_value(each: Any, raw: Any) -> Any:
             return True
         if str(raw).lower() in ("false", "off", "0", "no", ""):
             return False
-        raise InvalidSettings(f"{raw!r} is neither true nor false")
+        raise InvalidSettings(_("%(found)s is neither true nor false") % {"found": repr(raw)})
     if "catalogue" in limits:
         names = ["auto"] if "auto" in limits else []
         names += [
             algorithm.name for algorithm in algorithms.catalogue(limits["catalogue"], limits.get("starts", False))
         ]
         if raw not in names:
-            raise InvalidSettings(f"{raw!r} is not one of {', '.join(names)}")
+            raise InvalidSettings(
+                _("%(found)s is not one of %(known)s") % {"found": repr(raw), "known": ", ".join(names)}
+            )
         return raw
     try:
         value = each.type(raw)
     except (TypeError, ValueError, OverflowError):
-        raise InvalidSettings(f"{raw!r} is not a number") from None
+        raise InvalidSettings(_("%(found)s is not a number") % {"found": repr(raw)}) from None
     if value != limits.get("automatic") and not limits["minimum"] <= value <= limits["maximum"]:
-        raise InvalidSettings(f"{value} is not between {limits['minimum']} and {limits['maximum']}")
+        raise InvalidSettings(
+            _("%(found)s is not between %(least)s and %(most)s")
+            % {"found": value, "least": limits["minimum"], "most": limits["maximum"]}
+        )
     return value

@@ -2,6 +2,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower
+from django.utils.translation import gettext_lazy
 
 from annotator.models.project_settings import ProjectSettings
 
@@ -9,10 +10,10 @@ from annotator.models.project_settings import ProjectSettings
 class Role(models.TextChoices):
     """What a member may do; each role includes those below it (see access.py)."""
 
-    OWNER = "owner", "Owner"
-    REVIEWER = "reviewer", "Reviewer"
-    ANNOTATOR = "annotator", "Annotator"
-    VIEWER = "viewer", "Viewer"
+    OWNER = "owner", gettext_lazy("Owner")
+    REVIEWER = "reviewer", gettext_lazy("Reviewer")
+    ANNOTATOR = "annotator", gettext_lazy("Annotator")
+    VIEWER = "viewer", gettext_lazy("Viewer")
 
 
 class Project(models.Model):

@@ -1,5 +1,6 @@
 from django.db import models
 from django.db.models import Q
+from django.utils.translation import gettext_lazy
 
 from annotator.models.items import Item
 from annotator.models.labels import Annotation
@@ -13,14 +14,14 @@ class Suspect(models.Model):
     """
 
     class Doubt(models.TextChoices):
-        MISLABELLED = "mislabelled", "Perhaps of another class"
-        FOREIGN = "foreign", "Perhaps of no class"
+        MISLABELLED = "mislabelled", gettext_lazy("Perhaps of another class")
+        FOREIGN = "foreign", gettext_lazy("Perhaps of no class")
 
     class State(models.TextChoices):
-        OPEN = "open", "Not asked again yet"
-        CONFIRMED = "confirmed", "The label was right"
-        REPAIRED = "repaired", "The label was changed"
-        DROPPED = "dropped", "No longer suspected"
+        OPEN = "open", gettext_lazy("Not asked again yet")
+        CONFIRMED = "confirmed", gettext_lazy("The label was right")
+        REPAIRED = "repaired", gettext_lazy("The label was changed")
+        DROPPED = "dropped", gettext_lazy("No longer suspected")
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="suspects")
     item = models.ForeignKey(Item, on_delete=models.CASCADE, related_name="suspects")

@@ -1,6 +1,7 @@
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.utils.translation import gettext_lazy
 
 from annotator.models.projects import Project
 
@@ -16,23 +17,23 @@ class Job(models.Model):
     """
 
     class Kind(models.TextChoices):
-        IMPORT = "import", "Import"
-        EMBED = "embed", "Embed the pool"
-        REFIT = "refit", "Learn and rank"
-        TRAIN = "train", "Train a network"
-        COMPARE = "compare", "Compare encoders"
-        STUDY = "study", "Study the answers"
-        BACK_TEST = "back_test", "Back-test"
-        EXPORT = "export", "Export"
-        GROUP = "group", "Group look-alikes"
-        MAP = "map", "Draw the map"
+        IMPORT = "import", gettext_lazy("Import")
+        EMBED = "embed", gettext_lazy("Embed the pool")
+        REFIT = "refit", gettext_lazy("Learn and rank")
+        TRAIN = "train", gettext_lazy("Train a network")
+        COMPARE = "compare", gettext_lazy("Compare encoders")
+        STUDY = "study", gettext_lazy("Study the answers")
+        BACK_TEST = "back_test", gettext_lazy("Back-test")
+        EXPORT = "export", gettext_lazy("Export")
+        GROUP = "group", gettext_lazy("Group look-alikes")
+        MAP = "map", gettext_lazy("Draw the map")
 
     class State(models.TextChoices):
-        QUEUED = "queued", "Waiting"
-        RUNNING = "running", "Running"
-        DONE = "done", "Done"
-        FAILED = "failed", "Failed"
-        CANCELLED = "cancelled", "Cancelled"
+        QUEUED = "queued", gettext_lazy("Waiting")
+        RUNNING = "running", gettext_lazy("Running")
+        DONE = "done", gettext_lazy("Done")
+        FAILED = "failed", gettext_lazy("Failed")
+        CANCELLED = "cancelled", gettext_lazy("Cancelled")
 
     # A later request for one of these kinds finds the job that waits already.
     COALESCED = COALESCED

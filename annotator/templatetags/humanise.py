@@ -7,7 +7,7 @@ from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 
-from annotator.wording import decimal, percent, promised, thousands, within
+from annotator.wording import decimal, percent, promised, thousands, within, written
 
 register = template.Library()
 register.filter(decimal)
@@ -15,6 +15,12 @@ register.filter(percent)
 register.filter(promised)
 register.filter(thousands)
 register.filter(within)
+
+
+@register.filter
+def as_read(number: float) -> str:
+    """A number as it is, but for the signs of the page's language."""
+    return written(str(number))
 
 
 @register.filter

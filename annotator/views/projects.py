@@ -8,6 +8,8 @@ from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, gettext_noop
 from django.views.decorators.http import require_http_methods, require_safe
 
 from annotator import algorithms, queries
@@ -16,23 +18,27 @@ from annotator.actions import projects
 from annotator.errors import InvalidClass, InvalidSettings, NotFound, WinnowError
 from annotator.models import Item, Membership, Project, ProjectSettings, Role, Split
 from annotator.views import PageRequest, page
+from annotator.wording import written
 
 SETTINGS_TEMPLATE = "project_settings.html"
 # How the settings are grouped on the page; a setting that is in none of these lands in the last group.
 GROUPS = (
-    ("Learning", ("encoder", "image_px", "head", "answers_per_refit")),
+    (gettext_lazy("Learning"), ("encoder", "image_px", "head", "answers_per_refit")),
     (
-        "Training",
+        gettext_lazy("Training"),
         ("trainer", "training_minutes", "augment_mirror", "augment_rotate", "augment_tone", "augment_colour"),
     ),
-    ("Questions", ("acquisition", "cold_start", "queue_length", "show_suggestions")),
-    ("Proposals", ("propose_above", "proposals_at_most")),
-    ("Accepting unseen", ("auto_accept", "target_precision", "certificate_confidence", "threshold_per_class")),
+    (gettext_lazy("Questions"), ("acquisition", "cold_start", "queue_length", "show_suggestions")),
+    (gettext_lazy("Proposals"), ("propose_above", "proposals_at_most")),
     (
-        "What questions are for",
+        gettext_lazy("Accepting unseen"),
+        ("auto_accept", "target_precision", "certificate_confidence", "threshold_per_class"),
+    ),
+    (
+        gettext_lazy("What questions are for"),
         ("audit_share", "baseline_share", "second_opinion_share", "suspect_share", "automatic_share"),
     ),
-    ("Random checks", ("audit_fraction", "audit_minimum")),
+    (gettext_lazy("Random checks"), ("audit_fraction", "audit_minimum")),
 )
 
 
@@ -100,7 +106,7 @@ def settings(request: PageRequest, project_id: int) -> HttpResponse:
     except WinnowError as error:
         refused = error
     else:
-        messages.success(request, " ".join(["Settings saved.", *_consequences(project, stored, cleaned)]))
+        messages.success(request, " ".join([_("Settings saved."), *_consequences(project, stored, cleaned)]))
         return _see_other(reverse("project-settings", args=[project.pk]))
     fresh = get_membership(request.user, project_id, OWN)  # the refused action may have changed the object at hand
     return _settings_page(request, fresh, error=refused, form="settings")
@@ -111,12 +117,14 @@ def _consequences(project: Project, stored: dict[str, Any], saved: ProjectSettin
     sentences = []
     if not saved.embeds_like(stored) and project.items.exists():
         sentences.append(
-            "The images are being embedded anew by this encoder; the present model goes on until that is done."
+            _("The images are being embedded anew by this encoder; the present model goes on until that is done.")
         )
     elif queries.lacks_views(project):
-        sentences.append("Views of the images are being embedded for this head; until that is done it goes by noise.")
+        sentences.append(
+            _("Views of the images are being embedded for this head; until that is done it goes by noise.")
+        )
     if not saved.learns_like(stored):
-        sentences.append("The head is used from the next model on.")
+        sentences.append(_("The head is used from the next model on."))
     return sentences
 
 
@@ -157,7 +165,8 @@ def _change_members(request: PageRequest, project: Project) -> None:
     elif do == "remove" and _is_id(who):
         projects.remove_member(project=project, actor=request.user, user_id=int(who))
     else:
-        raise InvalidSettings(f"{do[:40]!r} is not something to do with a member; reload the page")
+        why = _("%(found)s is not something to do with a member; reload the page")
+        raise InvalidSettings(why % {"found": repr(do[:40])})
 
 
 @dataclass(frozen=True)
@@ -171,16 +180,21 @@ class ParameterField:
 
     @property
     def title(self) -> str:
-        return self.parameter.name.replace("_", " ").capitalize()
+        return _(self.parameter.name.replace("_", " ").capitalize())
 
     @property
     def help(self) -> str:
         """What it does, its default and its limits."""
         each = self.parameter
+        said: dict[str, Any] = {"help": _(each.help) if each.help else "", "default": each.default}
         if not self.is_number:
-            return f"{each.help} Default: {each.default}."
-        limits = f"from {each.minimum:g} to {each.maximum:g} {each.unit}".rstrip()
-        return f"{each.help} Default: {each.default:g}; {limits}."
+            return _("%(help)s Default: %(default)s.") % said
+        numbers = {"default": each.default, "least": each.minimum, "most": each.maximum}
+        said |= {name: written(f"{number:g}") for name, number in numbers.items()}
+        if not each.unit:
+            return _("%(help)s Default: %(default)s; from %(least)s to %(most)s.") % said
+        said["unit"] = _(each.unit)
+        return _("%(help)s Default: %(default)s; from %(least)s to %(most)s %(unit)s.") % said
 
     @property
     def is_whole(self) -> bool:
@@ -256,7 +270,9 @@ def _field(each: Any, value: Any, values: dict[str, Any], wrong: dict[str, str])
     elif "catalogue" in limits:
         kind, options = "choice", algorithms.catalogue(limits["catalogue"], limits.get("starts", False))
         if "auto" in limits:
-            automatic = algorithms.Algorithm(limits["catalogue"], "auto", "Automatic", limits["auto"] + ".", "")
+            # Titles and sentences of the catalogue are translated where they are shown; so are these.
+            title, chosen = gettext_noop("Automatic"), _(limits["auto"]) + "."
+            automatic = algorithms.Algorithm(limits["catalogue"], "auto", title, chosen, "")
             options = (automatic, *options)
         if each.name == limits["catalogue"]:  # two choices of one kind share its parameters, shown once
             told = tuple(_told(option, value, values, wrong) for option in options if option.parameters)
@@ -264,8 +280,8 @@ def _field(each: Any, value: Any, values: dict[str, Any], wrong: dict[str, str])
         kind = "whole" if each.type is int else "rate"
     return Field(
         name=each.name,
-        title=limits["title"],
-        help=limits["help"],
+        title=_(limits["title"]),
+        help=_(limits["help"]),
         kind=kind,
         value=value,
         options=options,

@@ -131,6 +131,8 @@ def _of_catalogue() -> Iterator[str]:
     """What is shown of the algorithms and the settings: plain data, translated where it is shown."""
     for algorithm in algorithms.CATALOGUE:
         yield from (algorithm.title, algorithm.help)
-        yield from (parameter.help for parameter in algorithm.parameters if parameter.help)
+        for parameter in algorithm.parameters:
+            yield parameter.name.replace("_", " ").capitalize()
+            yield from (text for text in (parameter.help, parameter.unit) if text)
     for each in fields(ProjectSettings):
         yield from (each.metadata[name] for name in ("title", "help", "auto") if each.metadata.get(name))
