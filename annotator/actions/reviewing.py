@@ -42,6 +42,15 @@ class Decision:
     event_id: int | None = None
 
 
+@dataclass(frozen=True)
+class Settled:
+    """A proposal, what is said of it, and the value where that is another one."""
+
+    proposal: Proposal
+    verdict: str
+    value: Any
+
+
 @transaction.atomic
 def decide(
     *,
@@ -78,15 +87,22 @@ def decide(
     holders = _holders(item_ids, reviewer)
     decision = Decision()
     written: list[int] = []
-    for proposal in proposals.values():
-        verdict, value = verdicts[proposal.pk]
-        why = _obstacle(proposal, items[proposal.item_id], holders, archived, verdict, reviewer)
-        if why is not None:
-            decision.conflicts.append(Conflicting(proposal.pk, why))
-            continue
-        if proposal.state in DECIDABLE:
-            written.append(_settle(proposal, items[proposal.item_id], reviewer, verdict, value))
-        setattr(decision, verdict, getattr(decision, verdict) + 1)
+    waiting = list(proposals.values())
+    while waiting:
+        # An image is decided once at a time: what was said of another proposal of it depends on the first.
+        first = {proposal.item_id: proposal for proposal in reversed(waiting)}
+        waiting = [proposal for proposal in waiting if first[proposal.item_id] is not proposal]
+        settled: list[Settled] = []
+        for proposal in sorted(first.values(), key=lambda each: each.pk):
+            verdict, value = verdicts[proposal.pk]
+            why = _obstacle(proposal, items[proposal.item_id], holders, archived, verdict, reviewer)
+            if why is not None:
+                decision.conflicts.append(Conflicting(proposal.pk, why))
+                continue
+            if proposal.state in DECIDABLE:
+                settled.append(Settled(proposal, verdict, value))
+            setattr(decision, verdict, getattr(decision, verdict) + 1)
+        written += _settle(settled, items, reviewer)
     if written:
         event = AuditEvent.objects.create(
             project=project,
@@ -156,28 +172,37 @@ def _obstacle(
     return None
 
 
-def _settle(proposal: Proposal, item: Item, reviewer: User, verdict: str, value: Any) -> int:
-    """Write one decision; the id of its annotation. A correction to the proposed class is an acceptance."""
-    if verdict == "corrected" and value == proposal.value:
-        verdict = "accepted"
-    annotation = Annotation.objects.create(
-        uuid=uuids.uuid4(),
-        project=proposal.project,
-        item=item,
-        annotator=reviewer,
-        kind=Annotation.Kind.REJECTION if verdict == "rejected" else Annotation.Kind.LABEL,
-        value=value if verdict == "corrected" else proposal.value,
-        suggestion_shown=True,
-        supersedes=queries.current_annotation(item, reviewer),
-        settles=proposal,
+def _settle(settled: list[Settled], items: dict[int, Item], reviewer: User) -> list[int]:
+    """Write these decisions, one for each item; the ids of their annotations. A correction to the proposed class is an
+    acceptance. Ten queries or so for all of them together."""
+    item_ids = [each.proposal.item_id for each in settled]
+    mine = Annotation.objects.filter(item_id__in=item_ids, annotator_id=reviewer.pk, superseded_by__isnull=True)
+    before = {annotation.item_id: annotation for annotation in mine}
+    now, states = timezone.now(), {}
+    for each in settled:
+        is_same = each.verdict == "corrected" and each.value == each.proposal.value
+        states[each.proposal.pk] = "accepted" if is_same else each.verdict
+    annotations = Annotation.objects.bulk_create(
+        Annotation(
+            uuid=uuids.uuid4(),
+            project_id=each.proposal.project_id,
+            item_id=each.proposal.item_id,
+            annotator=reviewer,
+            kind=Annotation.Kind.REJECTION if each.verdict == "rejected" else Annotation.Kind.LABEL,
+            value=each.value if states[each.proposal.pk] == "corrected" else each.proposal.value,
+            suggestion_shown=True,
+            supersedes=before.get(each.proposal.item_id),
+            settles=each.proposal,
+        )
+        for each in settled
     )
-    proposal.state = verdict
-    proposal.decided_by_id = reviewer.pk
-    proposal.decided_at = timezone.now()
-    proposal.save(update_fields=["state", "decided_by", "decided_at"])
-    Proposal.objects.filter(item=item, state__in=Proposal.UNDECIDED).update(state=Proposal.State.WITHDRAWN)
-    labeling.close_item(item)
-    return annotation.pk
+    for state in set(states.values()):
+        decided = Proposal.objects.filter(pk__in=[pk for pk, other in states.items() if other == state])
+        decided.update(state=state, decided_by=reviewer, decided_at=now)
+    others = Proposal.objects.filter(item_id__in=item_ids, state__in=Proposal.UNDECIDED)
+    others.update(state=Proposal.State.WITHDRAWN)
+    labeling.close_items([items[item_id] for item_id in item_ids])
+    return [annotation.pk for annotation in annotations]
 
 
 def decision_before(*, project: Project, reviewer: User, event_id: int) -> AuditEvent | None:

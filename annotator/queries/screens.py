@@ -5,7 +5,7 @@ order is by likeness to one image, the id of an item.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,8 +41,8 @@ from annotator.queries.vectors import vectors
 # Where a question must be put to each row (whether its neighbours disagree), so many are asked at once, and for one
 # screen no more than so many blocks; the screen then ends early and the next one goes on.
 BLOCK, BLOCKS_AT_MOST = 500, 20
-# How many of the nearest are looked up before all are.
-NEAREST = (1_000, 10_000)
+# How many of the nearest are looked up before all that fit are ranked.
+NEAREST = 1_000
 COUNTED_AT_MOST, PAIRS_AMONG = 1_000, 2_000
 CURSOR_COLUMNS = {"proposals": ("label_class_id", "confidence", "id"), "labels": ("id",)}
 
@@ -235,18 +235,25 @@ def _nearest(project: Project, chosen: Selection, base: QuerySet[Any], keep: "Si
     if not len(known.rows([chosen.like])):
         raise _refusal("like", _("This image came after the others were embedded; try again in a while."))
     name = "value" if chosen.show == LABELS else "label_class_id"
-    for count in (*[count for count in NEAREST if count < len(known.item_ids)], len(known.item_ids)):
-        rank = {item_id: place for place, (item_id, _far) in enumerate(known.nearest(chosen.like, count))}
-        near = base.filter(item_id__in=_among(np.array(list(rank), np.int64)))
-        rows = sorted(near.order_by().values_list("pk", "item_id", name), key=lambda row: rank[row[1]])
-        keys = [_key((row[1],), *row) for row in rows]
-        if keep is not None:
-            keys = keep(keys)
+    nearest = known.nearest(chosen.like, NEAREST)
+    near = base.filter(item_id__in=_among(np.array([item_id for item_id, _far in nearest], np.int64)))
+    keys = _ranked(nearest, near.order_by().values_list("pk", "item_id", name), keep)
+    start, end = _around(chosen, keys)
+    if end > len(keys) and len(nearest) < len(known.item_ids) - 1:  # not enough of the nearest: of all that fit, then
+        rows = list(base.order_by().values_list("pk", "item_id", name))
+        among = np.array([row[1] for row in rows], np.int64)
+        keys = _ranked(known.nearest(chosen.like, len(rows), among), rows, keep)
         start, end = _around(chosen, keys)
-        if end <= len(keys) or count == len(known.item_ids):
-            break
     shown = keys[max(start, 0) : end]
     return Found(shown, shown[-1] if end < len(keys) and shown else None, shown[0] if start > 0 and shown else None)
+
+
+def _ranked(nearest: list[tuple[int, float]], rows: Iterable[tuple[int, int, Any]], keep: "Sieve | None") -> list[Key]:
+    """The keys of these rows (its own id, its item's, the class it names), the nearest first."""
+    rank = {item_id: place for place, (item_id, _far) in enumerate(nearest)}
+    there = sorted((row for row in rows if row[1] in rank), key=lambda row: rank[row[1]])
+    keys = [_key((row[1],), *row) for row in there]
+    return keys if keep is None else keep(keys[: BLOCK * BLOCKS_AT_MOST])
 
 
 def _around(chosen: Selection, keys: list[Key]) -> tuple[int, int]:
