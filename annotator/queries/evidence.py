@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from annotator import task_types
 from annotator.models import Annotation, Item, Project, QueueEntry, Split
-from annotator.queries.answers import settled_value
 from annotator.queries.reasons import is_blind
 from annotator.queries.vectors import Vectors, vectors
 
@@ -25,7 +24,9 @@ SHOWN = 3
 # that, the neighbours the embedding already knows are looked at too.
 BANK, ANSWERS_READ = 5_000, 20_000
 # Candidates whose label is read afresh, per class or altogether: some of them have changed since.
-CANDIDATES = 6
+CANDIDATES = 5
+# Of the neighbours that the embedding already knows.
+KNOWN = 10
 # Images that tell how far an image usually is from the nearest labelled one; looked at again when there are a tenth
 # more labels.
 USUAL, GROWN = 64, 1.1
@@ -34,9 +35,10 @@ NO_CLASS = 0
 
 @dataclass(frozen=True)
 class Example:
-    """A labelled image near the one asked about. distance: euclidean, in the embedding."""
+    """A labelled image near the one asked about. px: its longer side. distance: euclidean, in the embedding."""
 
-    item: Item
+    item_id: int
+    px: int
     class_id: int
     distance: float
 
@@ -125,7 +127,7 @@ class _Bank:
                 first = of_it.argpartition(CANDIDATES)[:CANDIDATES] if self.used > CANDIDATES else range(self.used)
                 near += [int(self.item_ids[slot]) for slot in first if np.isfinite(of_it[slot])]
             if self.used == BANK:  # there may be nearer ones that it does not hold
-                near += self.read.item_ids[self.read.neighbours[row]].tolist()
+                near += self.read.item_ids[self.read.neighbours[row, :KNOWN]].tolist()
             found.append(near)
         return found
 
@@ -173,7 +175,7 @@ def evidence(project: Project, entries: Iterable[QueueEntry]) -> dict[int, Evide
         near = bank.candidates(rows, [_classes_of(entry) for entry in placed])
         usual = bank.usual() if any(entry.reason_code == Reason.UNLIKE for entry in placed) else 0.0
     candidates = {entry.item_id: found for entry, found in zip(placed, near, strict=True)}
-    labels = _settled(project, {each for found in candidates.values() for each in found})
+    labels = _agreed(project, {each for found in candidates.values() for each in found})
     spoken = {}
     for entry in placed:
         if examples := _chosen(bank.read, entry, candidates[entry.item_id], labels):
@@ -206,32 +208,35 @@ def _classes_of(entry: QueueEntry) -> list[int]:
     return []
 
 
-def _settled(project: Project, item_ids: set[int]) -> dict[int, tuple[Item, int]]:
-    """Those of these images that may be shown with their class, and that class, by item id. One query."""
-    may_be_shown = Item.objects.filter(
-        project=project, pk__in=item_ids, split=Split.POOL, state=Item.State.LABELLED, queue_entry__isnull=True
-    )
-    current = Annotation.objects.filter(item__in=may_be_shown, superseded_by__isnull=True)
-    answers = defaultdict(list)
-    for annotation in current.exclude(kind=Annotation.Kind.RETRACTION).select_related("item").order_by("id"):
-        answers[annotation.item_id].append(annotation)
-    task_type = task_types.get(project.task_type)
-    settled = {}
-    for item_id, given in answers.items():
-        value = settled_value(task_type, given)
-        if value is not None and (named := task_type.class_ids(value)):
-            settled[item_id] = (given[0].item, named[0])
-    return settled
+def _agreed(project: Project, item_ids: set[int]) -> dict[int, tuple[int, int]]:
+    """The longer side and the class of those of these images that may be shown with it, by item id. One query.
+
+    Only what everybody said the same of is an example. Rows without models: every answer comes by here.
+    """
+    current = Annotation.objects.filter(project=project, item__in=item_ids, superseded_by__isnull=True)
+    naming = current.filter(kind__in=[Annotation.Kind.LABEL, Annotation.Kind.NONE_OF_THESE])
+    naming = naming.filter(item__split=Split.POOL, item__state=Item.State.LABELLED, item__queue_entry__isnull=True)
+    class_ids_of = task_types.get(project.task_type).class_ids
+    said: dict[int, set[int]] = defaultdict(set)
+    px = {}
+    for item_id, value, width, height in naming.values_list("item_id", "value", "item__width", "item__height"):
+        said[item_id].update(class_ids_of(value) if value else [NO_CLASS])
+        px[item_id] = max(width, height)
+    return {
+        item_id: (px[item_id], class_id)
+        for item_id, named in said.items()
+        if len(named) == 1 and (class_id := next(iter(named))) != NO_CLASS
+    }
 
 
 def _chosen(
-    read: Vectors, entry: QueueEntry, candidates: list[int], labels: dict[int, tuple[Item, int]]
+    read: Vectors, entry: QueueEntry, candidates: list[int], labels: dict[int, tuple[int, int]]
 ) -> list[Example]:
     """The nearest of each class that the reason is about, then the next nearest of them, SHOWN in all."""
     class_ids = _classes_of(entry)
     shown = {each for each in candidates if each in labels and (not class_ids or labels[each][1] in class_ids)}
     ordered = read.nearest(entry.item_id, len(shown), among=sorted(shown)) if shown else []
-    examples = [Example(*labels[item_id], far) for item_id, far in ordered]
+    examples = [Example(item_id, *labels[item_id], far) for item_id, far in ordered]
     firsts = [next((each for each in examples if each.class_id == wanted), None) for wanted in class_ids]
     chosen = [each for each in firsts if each is not None]
     chosen += [each for each in examples if each not in chosen]

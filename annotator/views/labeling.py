@@ -20,7 +20,7 @@ from annotator.errors import InvalidAnnotation, WinnowError
 from annotator.formats.images import NEEDS_RENDITION
 from annotator.models import Annotation, Item, Membership, Project, QueueEntry, Split
 from annotator.views import PageRequest, page
-from annotator.views.choices import choices_of, is_tiny
+from annotator.views.choices import TINY_PX, choices_of, is_tiny
 from annotator.wording import percent
 
 TEMPLATE = "labeling.html"
@@ -290,7 +290,7 @@ def _card(
         item=entry.item,
         reason=queries.reason_text(entry, names),
         suggestion=Suggestion(guess[0], names[guess[0]], percent(guess[1])) if guess and guess[0] in names else None,
-        examples=[NamedExample(each.item.pk, names[each.class_id], is_tiny(each.item)) for each in examples],
+        examples=[NamedExample(each.item_id, names[each.class_id], each.px <= TINY_PX) for each in examples],
         evidence_said=spoken.sentence if spoken else "",
         shown=_sign_shown(user, entry, has_hint=queries.shows_hint(entry, project) or spoken is not None),
         likely=[class_id for class_id, _prob in entry.reason_data.get("classes", [])] if guess else [],
