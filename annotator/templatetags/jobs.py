@@ -14,7 +14,7 @@ register = template.Library()
 def time_left(job: Job) -> str:
     """About how long it still takes; empty while nobody can know, and where its own message says so already."""
     seconds = jobs.seconds_left(job)
-    if seconds is None or job.message.endswith(" left"):
+    if seconds is None or " left" in job.message:
         return ""
     minutes = round(seconds / 60)
     if seconds < 50:
