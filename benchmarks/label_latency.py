@@ -136,7 +136,8 @@ def make_project(site: RunningSite, name: str, folder: Path) -> int:
     code = (
         "from django.contrib.auth.models import User; from annotator.actions import projects;"
         f"p = projects.create_project(owner=User.objects.get(), name={name!r}, class_names=list('ABCDE'));"
-        "projects.save_settings(project=p, actor=User.objects.get(), raw={'audit_minimum': 0, 'audit_fraction': 0});"
+        "projects.save_settings(project=p, actor=User.objects.get(), raw=dict("
+        "audit_minimum=0, audit_fraction=0, suspect_share=0, second_opinion_share=0));"
         "print('number', p.pk)"
     )
     found = re.search(r"number (\d+)", site.manage("shell", "-c", code))
@@ -208,6 +209,7 @@ def measure_desk(browser: Browser, state: Any, site: RunningSite, project: int, 
     context = browser.new_context(storage_state=state, viewport=VIEWPORT)
     context.add_init_script(WATCH)
     page = open_desk(context, site, project, delay_ms)
+    page.evaluate("window.shift = 0; window.shifts = []")  # Start has made room for the buttons
     answer(page, count, random.Random(project))
     page.wait_for_timeout(2000 + 4 * delay_ms)
     noted = page.evaluate("window.noted")
@@ -322,7 +324,7 @@ def web_server(site: RunningSite) -> Any:
 
 def saved(page: Page) -> bool:
     page.wait_for_timeout(500)
-    return not page.locator("#unsaved").is_visible()
+    return not page.locator("#unsaved, #passing").filter(visible=True).count()
 
 
 def transferred(browser: Browser, state: Any, site: RunningSite, folder: Path) -> dict[str, int]:

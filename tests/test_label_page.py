@@ -1,11 +1,13 @@
 """The labelling page through its addresses, as a browser with and without JavaScript asks for it."""
 
+import json
 import re
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.http import HttpResponse
 from django.test import Client
@@ -92,6 +94,43 @@ def test_the_same_answer_three_times_is_one_annotation(
     for _ in range(3):
         assert post_answer(at_the_desk, project, items[0], f"class:{cat.pk}", fields=fields).status_code == 303
     assert Annotation.objects.count() == 1
+
+
+def test_answers_that_waited_go_in_together_and_twice_is_once(
+    at_the_desk: Client, project: Project, items: list[Item], alice: User, cat: LabelClass
+) -> None:
+    QueueEntry.objects.filter(item=items[1]).update(leased_by=alice)
+    waited = [
+        {"uuid": str(uuid.uuid4()), "item": item.pk, "answer": answer, "milliseconds": 900}
+        for item, answer in zip(items, [f"class:{cat.pk}", "skip", "maybe", "none_of_these"], strict=False)
+    ]
+    for _ in range(2):
+        part = at_the_desk.post(reverse("label", args=[project.pk]), {"answers": json.dumps(waited)}, **SCRIPTED)
+        text = part.content.decode()
+        assert part.status_code == 200 and text.count('<article class="card"') == 5
+        assert re.findall(r'class="refusal" data-uuid="([^"]+)" data-code="([^"]+)"', text) == [
+            (waited[1]["uuid"], "lease_lost"),
+            (waited[2]["uuid"], "invalid_annotation"),
+        ]
+    given = Annotation.objects.order_by("id")
+    assert [(each.item, each.kind, each.milliseconds) for each in given] == [
+        (items[0], "label", 900),
+        (items[3], "none_of_these", 900),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answers", "why"),
+    [
+        ("{", "not a JSON list"),
+        ("[3]", "not a JSON list"),
+        (json.dumps([{}] * 51), "at most 50"),
+        ('[{"uuid": "\\ud800"}]', "cannot be kept"),
+    ],
+)
+def test_answers_that_are_no_list_are_refused(at_the_desk: Client, project: Project, answers: str, why: str) -> None:
+    refused = at_the_desk.post(reverse("label", args=[project.pk]), {"answers": answers}, **SCRIPTED)
+    assert refused.status_code == 422 and why in refused.content.decode()
 
 
 def test_undo_brings_the_image_back_to_the_front(
@@ -337,6 +376,19 @@ def test_keys_are_given_once_and_never_the_pages_own(project: Project, alice: Us
     assert len(keys) == len(set(keys)) == 31
     assert not set(keys) & set("asxz?/")
     assert {choice.name: choice.key for choice in choices}["class 0"] == "q"
+
+
+def test_every_key_of_the_page_is_one_that_no_class_gets() -> None:
+    scripts = settings.BASE_DIR / "static" / "js"
+    page = (settings.BASE_DIR / "templates" / "labeling.html").read_text()
+    keys = set(re.findall(r'^  "(.)": ', (scripts / "labeling.js").read_text(), re.MULTILINE))
+    keys |= set(re.findall(r'case "(.)"', (scripts / "view.js").read_text()))
+    keys |= set(re.findall(r'plainKey\(event\) !== "(.)"', (scripts / "guide.js").read_text()))
+    keys |= set(re.findall(r'data-key="(.)"', page))
+    assert {"?", "z", "f", "/", "+", "-", ".", ":", "p", "g", "x", "s"} <= keys
+    assert keys - classes.PAGE_KEYS == {"0"}  # a class that was given it keeps it
+    helped = set(re.findall(r"<kbd>(.)</kbd>", page))
+    assert keys - helped == {"="}  # the plus without the shift key
 
 
 def test_a_rate_never_rounds_up_to_certainty() -> None:

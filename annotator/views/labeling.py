@@ -1,12 +1,14 @@
 """The labelling page. GET never takes work; every POST answers with the next thing to do."""
 
+import json
 import uuid as uuids
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from django.contrib.auth.models import User
 from django.core import signing
-from django.http import HttpRequest, HttpResponse, QueryDict
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -21,10 +23,11 @@ from annotator.formats.images import NEEDS_RENDITION
 from annotator.models import Annotation, Item, Membership, Project, QueueEntry, Split
 from annotator.views import PageRequest, page
 from annotator.views.choices import TINY_PX, choices_of, is_tiny
-from annotator.wording import percent
+from annotator.wording import is_storable, percent
 
 TEMPLATE = "labeling.html"
 HELD_AT_MOST = 5
+TOGETHER_AT_MOST = 50
 SHOWN_SALT = "annotator.views.labeling.shown"
 
 
@@ -138,12 +141,14 @@ def renew(request: PageRequest, project_id: int) -> HttpResponse:
 
 def _submit(request: PageRequest, membership: Membership) -> HttpResponse:
     project = membership.project
+    if "answers" in request.POST:
+        return _submit_many(request, membership)
     try:
         answer = _read_answer(request.POST)
         _, entries = labeling.submit_and_reserve(
             project=project,
             annotator=request.user,
-            suggestion_shown=_hint_was_shown(request, project, answer["item_id"]),
+            suggestion_shown=_hint_was_shown(request.user, project, request.POST.get("shown"), answer["item_id"]),
             count=HELD_AT_MOST,
             **answer,
         )
@@ -152,7 +157,47 @@ def _submit(request: PageRequest, membership: Membership) -> HttpResponse:
     return _next(request, membership, entries)
 
 
-def _read_answer(posted: QueryDict) -> dict[str, Any]:
+def _submit_many(request: PageRequest, membership: Membership) -> HttpResponse:
+    """Answers that waited in a browser, in their order; each is recorded by itself, and those that cannot be are named
+    with the reason. Sent again after half of them went in, the others follow."""
+    project = membership.project
+    try:
+        answers = _read_answers(request.POST["answers"])
+    except WinnowError as error:
+        return _refused(request, membership, error)
+    refusals = []
+    for posted in answers:
+        try:
+            answer = _read_answer(posted)
+            labeling.record_annotation(
+                project=project,
+                annotator=request.user,
+                suggestion_shown=_hint_was_shown(request.user, project, posted.get("shown"), answer["item_id"]),
+                **answer,
+            )
+        except WinnowError as error:
+            refusals.append({"uuid": posted.get("uuid"), "code": error.code, "message": error.message})
+    entries = queueing.reserve_items(project=project, annotator=request.user, count=HELD_AT_MOST)
+    return _next(request, membership, entries, refusals=refusals)
+
+
+def _read_answers(raw: str) -> list[dict[str, str]]:
+    """Raises InvalidAnnotation unless it is a JSON list of at most TOGETHER_AT_MOST objects, each a form's fields."""
+    try:
+        answers = json.loads(raw)
+    except (ValueError, RecursionError):
+        answers = None
+    if not isinstance(answers, list) or not all(isinstance(each, dict) for each in answers):
+        raise InvalidAnnotation("answers is not a JSON list of objects; reload the page")
+    if len(answers) > TOGETHER_AT_MOST:
+        raise InvalidAnnotation(f"{len(answers)} answers at once; send at most {TOGETHER_AT_MOST}")
+    forms = [{name: str(value) for name, value in each.items() if value is not None} for each in answers]
+    if not all(is_storable("".join([name, value])) for form in forms for name, value in form.items()):
+        raise InvalidAnnotation("answers contains a character that cannot be kept; reload the page")
+    return forms
+
+
+def _read_answer(posted: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the action from the form. ``answer`` is ``class:<id>``, ``skip`` or ``none_of_these``."""
     kind, _, raw_value = posted.get("answer", "").partition(":")
     milliseconds = posted.get("milliseconds")
@@ -179,15 +224,15 @@ def _read_uuid(raw: str | None) -> uuids.UUID:
         raise InvalidAnnotation(f"uuid {(raw or '')[:40]!r} is not a UUID; reload the page") from None
 
 
-def _hint_was_shown(request: PageRequest, project: Project, item_id: int) -> bool:
+def _hint_was_shown(user: User, project: Project, shown: str | None, item_id: int) -> bool:
     """Whether this page showed a hint with the item, by our own signed word that came with the card: the answer may
     have waited for long, and the queue says something else by now. Without it, by what the queue says."""
     try:
-        signed = signing.Signer(salt=SHOWN_SALT).unsign(request.POST.get("shown", ""))
+        signed = signing.Signer(salt=SHOWN_SALT).unsign(shown or "")
     except signing.BadSignature:
         signed = ""
     said_of, _separator, hint = signed.rpartition(":")
-    if said_of == f"{request.user.pk}:{item_id}":
+    if said_of == f"{user.pk}:{item_id}":
         return hint == "hint"
     entry = QueueEntry.objects.select_related("item").filter(project=project, item_id=item_id).first()
     if entry is None:
@@ -206,13 +251,15 @@ def _next(
     *,
     returned: Annotation | None = None,
     notice: str = "",
+    refusals: Sequence[dict[str, Any]] = (),
 ) -> HttpResponse:
     """The answer to a POST that went well: the held cards and the progress, or the way back to the page."""
     if not request.htmx:
         response = redirect("label", membership.project_id)
         response.status_code = 303
         return response
-    context = _context(request, membership, entries, returned=returned) | {"notice": notice}
+    context = _context(request, membership, entries, returned=returned)
+    context |= {"notice": notice, "refusals": refusals}
     return render(request, f"{TEMPLATE}#next", context)
 
 

@@ -32,7 +32,9 @@ export class Conflicts {
     const said = document.createElement("strong");
     said.textContent = interpolate(gettext("Your answer “%(name)s” was not saved."), { name: conflict.name });
     const why = document.createElement("span");
-    why.textContent = ` ${sentence(conflict.refused.text)} ${outlook(conflict, card)}`;
+    // The server's sentence ends with what the words before it and the buttons behind it say.
+    const [reason] = conflict.refused.text.split(/;[^;]*$/);
+    why.textContent = ` ${sentence(reason)} ${outlook(conflict, card)}`;
     words.append(said, why);
     if (count > 1) {
       const more = document.createElement("span");

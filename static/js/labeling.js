@@ -19,6 +19,7 @@ const LATE_MS = 1500; // and for longer than this it is worth a word
 const UNSURE_MS = 400; // after the image changed by itself, a key may have been meant for the one before
 const KEPT_CARDS = 30; // answered images that come back without asking the server
 const LOOK_AGAIN_MS = 500;
+const LOAD_AGAIN_MS = 3000;
 
 const desk = document.getElementById("desk");
 const deck = document.getElementById("deck");
@@ -43,7 +44,7 @@ let undoWishes = 0; // pressed while the server was still taking the answer befo
 let turns = 0; // counts answers given and replies received: a reply from an earlier turn says nothing true any more
 
 const outbox = new Outbox(place, {
-  post: (entry) => send(entry.undo ? desk.dataset.undo : desk.dataset.label, fieldsOf(entry), page),
+  post: (entries) => send(entries[0].undo ? desk.dataset.undo : desk.dataset.label, formOf(entries), page),
   settled,
   changed(another) {
     if (another?.item && !another.undo && !another.refused) dropCard(another.item, gettext("This image was answered in another tab."));
@@ -65,6 +66,10 @@ const conflicts = new Conflicts({
     showUnsaved();
   },
 });
+
+function formOf(entries) {
+  return entries.length === 1 ? fieldsOf(entries[0]) : { answers: JSON.stringify(entries.map(fieldsOf)) };
+}
 
 function fieldsOf({ uuid, item, answer, milliseconds, shown, undoes }) {
   if (!answer) return { uuid, answer: undoes };
@@ -89,7 +94,9 @@ function room() {
 
 /** Load and draw a card's picture; resolves when it can be shown, or when it is clear that it cannot. */
 function prepare(card) {
-  return ready(card, room()).then(() => (card.dataset.ready = ""), () => showBroken(card));
+  return ready(card, room()).then(() => (card.dataset.ready = ""), () => showBroken(card)).then(() => {
+    if (card === cards()[1]) showFront();
+  });
 }
 
 function showBroken(card) {
@@ -103,18 +110,27 @@ function showBroken(card) {
   again.type = "button";
   again.className = "button";
   again.textContent = gettext("Load again");
-  again.addEventListener("click", async () => {
+  const load = async () => {
+    clearTimeout(timer);
     picture.src = picture.getAttribute("src");
     await picture.decode().then(() => { delete card.dataset.broken; note.remove(); }, () => {});
-  });
+    if ("broken" in card.dataset && card.isConnected) timer = setTimeout(load, LOAD_AGAIN_MS);
+  };
+  let timer = setTimeout(load, LOAD_AGAIN_MS); // the line may be back by then
+  again.addEventListener("click", load);
   note.append(`${gettext("This image did not load.")} `, again);
   card.querySelector(".stage").append(note);
 }
 
 /** Bring the first card to the front, once its picture is there; say what is awaited until then. */
 function showFront() {
-  const [first] = cards();
-  for (const card of cards()) if (card !== first) delete card.dataset.front;
+  const [first, second] = cards();
+  for (const card of cards()) {
+    if (card !== first) delete card.dataset.front;
+    // The next one lies behind the front one, painted, where nobody finds it.
+    card.toggleAttribute("data-next", card === second && "ready" in card.dataset && !("broken" in card.dataset));
+    card.inert = card !== first;
+  }
   const isReady = first && "ready" in first.dataset;
   if (isReady && !("front" in first.dataset)) {
     first.dataset.front = "";
@@ -229,18 +245,18 @@ function fulfilUndo() {
   takeBack();
 }
 
-function settled(entry, result) {
-  if (result.outcome === "refused") {
-    const index = given.findIndex((each) => each.uuid === entry.uuid);
-    if (index >= 0) given.splice(index, 1);
-    showUndo();
+function settled(entries, result) {
+  for (const { uuid } of entries) {
+    const index = given.findIndex((each) => each.uuid === uuid);
+    if (index >= 0 && (result.outcome === "refused" || result.refusals?.has(uuid))) given.splice(index, 1);
   }
-  receive(result.part, result.outcome, entry);
+  showUndo();
+  receive(result.part, result.outcome, entries);
   fulfilUndo();
 }
 
 /** Take in what a POST answered: the images held now, the progress, and what went wrong. */
-function receive(part, outcome, entry) {
+function receive(part, outcome, entries = []) {
   lastContact = Date.now();
   turns += 1;
   const held = [...part.querySelectorAll(".card")].map((card) => document.adoptNode(card));
@@ -272,7 +288,8 @@ function receive(part, outcome, entry) {
   learning.take(part);
   const notice = part.getElementById("notice");
   // A refused answer is told with its choices; everything else in passing.
-  if (notice && !(outcome === "refused" && outbox.conflicts().some((each) => each.uuid === entry?.uuid))) {
+  const isConflict = outbox.conflicts().some((conflict) => entries.some(({ uuid }) => uuid === conflict.uuid));
+  if (notice && !isConflict) {
     notify(notice.textContent, outcome === "refused");
   }
   showFront();
@@ -366,15 +383,15 @@ function showUnsaved() {
   const box = document.getElementById("unsaved");
   clearTimeout(unsavedTimer);
   if (entries.length && !isLate) unsavedTimer = setTimeout(showUnsaved, age > SLOW_MS ? LATE_MS - age + 1 : SLOW_MS - age + 1);
-  box.hidden = !entries.length || (!isLate && age <= SLOW_MS);
-  if (box.hidden) return;
-  box.classList.toggle("passing", !isLate);
-  document.getElementById("retry").hidden = !isLate;
-  const text = document.getElementById("unsaved-text");
+  const passing = document.getElementById("passing");
   const count = interpolate(gettext("%(n)s not yet saved."), { n: entries.length });
+  passing.hidden = !entries.length || isLate || age <= SLOW_MS;
+  if (!passing.hidden) passing.textContent = count;
+  box.hidden = !entries.length || !isLate;
+  if (box.hidden) return;
+  const text = document.getElementById("unsaved-text");
   const kept = outbox.isForgetful ? gettext("Keep this page open.") : gettext("Kept in this browser.");
-  const why = outbox.obstacle ? `${explain(outbox.obstacle)} ${kept}` : isLate ? gettext("On the way.") : "";
-  const said = `${count} ${why}`.trim();
+  const said = `${count} ${outbox.obstacle ? `${explain(outbox.obstacle)} ${kept}` : gettext("On the way.")}`;
   if (text.dataset.said === said) return; // a screen reader would read it again
   text.dataset.said = said;
   text.textContent = `${said} `;

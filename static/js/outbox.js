@@ -6,7 +6,8 @@
 import { Store } from "./store.js";
 
 const FIRST_WAIT_MS = 1000;
-const LONGEST_WAIT_MS = 30_000;
+const LONGEST_WAIT_MS = 10_000;
+const TOGETHER = 10; // answers in one request, where several wait: a slow line would otherwise hold the next images up
 const ORPHANED_MS = 5000; // without locks a tab leaves the entries of others alone for so long
 
 export class Outbox {
@@ -29,8 +30,8 @@ export class Outbox {
   /** Resolves once what earlier pages left is there. */
   ready;
 
-  /** post(entry) resolves to an outcome; settled(entry, outcome) is told once the entry is out, and `refused` is on it
-   *  where the server will never take it; changed(row) always, with the row when another tab brought it. */
+  /** post(entries) resolves to an outcome, in which `refusals` has {code, text} by UUID; settled(entries, outcome) is
+   *  told once they are out; changed(row) always, with the row when another tab brought it. */
   constructor(name, { post, settled, changed }) {
     this.#name = `winnow:${name}`;
     this.#store = new Store(this.#name);
@@ -104,50 +105,59 @@ export class Outbox {
     }
     this.#changed();
     if (this.entries().length) {
-      this.#timer = setTimeout(() => this.send(), this.#waitMs);
-      if (this.obstacle) this.#waitMs = Math.min(2 * this.#waitMs, LONGEST_WAIT_MS);
+      this.#timer = setTimeout(() => {
+        if (this.obstacle) this.#waitMs = Math.min(2 * this.#waitMs, LONGEST_WAIT_MS);
+        this.send();
+      }, this.#waitMs);
     }
   }
 
   async #sendAll() {
-    for (let entry = this.#next(); entry; entry = this.#next()) {
-      const result = await this.#post(entry);
+    for (let batch = this.#next(); batch.length; batch = this.#next()) {
+      const result = await this.#post(batch);
       if (result.outcome !== "done" && result.outcome !== "refused") {
         this.obstacle = result;
         return;
       }
       this.obstacle = null;
       this.#waitMs = FIRST_WAIT_MS;
-      this.#close(entry, result);
-      this.#settled(entry, result);
+      for (const entry of batch) this.#close(entry, result);
+      this.#settled(batch, result);
       this.#changed();
     }
   }
 
+  /** What goes next: an undo by itself, or the answers up to the next one. */
   #next() {
-    const [oldest] = this.entries();
-    if (navigator.locks || !oldest || oldest.tab === this.#tab) return oldest;
-    return Date.now() - oldest.at > ORPHANED_MS ? oldest : undefined;
+    const entries = this.entries();
+    const [oldest] = entries;
+    if (!oldest) return [];
+    const isOrphan = Date.now() - oldest.at > ORPHANED_MS;
+    if (!navigator.locks && oldest.tab !== this.#tab && !isOrphan) return [];
+    return oldest.undo ? [oldest] : this.#answersFirst(entries);
+  }
+
+  #answersFirst(entries) {
+    const undo = entries.findIndex((entry) => entry.undo);
+    return entries.slice(0, Math.min(undo < 0 ? entries.length : undo, TOGETHER));
   }
 
   #close(entry, result) {
-    if (result.outcome === "done" || entry.undo) return this.remove(entry);
+    const refusal = result.refusals?.get(entry.uuid) ?? (result.outcome === "refused" ? result : null);
+    if (!refusal || entry.undo) return this.remove(entry);
     // Taken back by the person meanwhile: then nothing is missing, and nothing is left to take back.
     const undos = this.entries().filter((each) => each.undoes === entry.uuid);
     undos.forEach((each) => this.remove(each));
     if (undos.length) return this.remove(entry);
-    entry.refused = { code: result.code, text: result.text };
+    entry.refused = { code: refusal.code, text: refusal.text };
     this.#keep(entry);
   }
 
   // The page is being left: everything goes out at once, and stays stored, since nobody is there to hear what became of
   // it. Only up to the first undo, which must not overtake the answer it takes back; and not past an obstacle.
   #sendLeaving() {
-    if (this.obstacle) return;
-    for (const entry of this.entries()) {
-      if (entry.undo) return;
-      this.#post(entry);
-    }
+    const answers = this.obstacle ? [] : this.#answersFirst(this.entries());
+    if (answers.length) this.#post(answers);
   }
 
   #sorted(isWanted) {

@@ -1,6 +1,6 @@
 // Pictures that are ready before they are asked for. Browsers drop what they decoded and did not show yet, and decode
 // large pictures when they are painted; so a large one is brought to the size of the stage by a worker, and lies in a
-// canvas over the image until somebody looks closer.
+// canvas in the image's place until somebody looks closer.
 
 const SMALL_PIXELS = 300_000; // decoded and scaled within a frame
 const WORKING_MS = 15_000;
@@ -27,6 +27,7 @@ export function refit(card, box) {
 /** Give the memory back; `ready` draws it again. */
 export function release(card) {
   card.querySelector("canvas")?.remove();
+  card.querySelector("img.picture")?.classList.remove("covered");
 }
 
 async function drawAhead(card, picture, box) {
@@ -39,13 +40,15 @@ async function drawAhead(card, picture, box) {
   release(card);
   const canvas = document.createElement("canvas");
   canvas.className = "picture ahead";
-  canvas.setAttribute("aria-hidden", "true"); // the image below it has the words
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", picture.alt);
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("bitmaprenderer");
   if (!context) return false;
   context.transferFromImageBitmap(bitmap);
   picture.after(canvas);
+  picture.classList.add("covered"); // not painted, or it would be decoded after all
   return true;
 }
 

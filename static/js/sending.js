@@ -1,5 +1,5 @@
 // One POST, and what became of it in one word:
-//   done        the server has it; `part` is what it answered
+//   done        the server has it; `part` is what it answered, `refusals` what it will never take of several, by UUID
 //   refused     the server will never take it; `part` says why, and `code` and `text` in a word and a sentence
 //   offline     nobody answered; worth trying again
 //   trouble     the server could not answer now; worth trying again
@@ -55,7 +55,11 @@ async function judge(answer) {
     return { outcome: "offline" };
   }
   const part = new DOMParser().parseFromString(text, "text/html");
-  if (answer.ok) return { outcome: "done", part };
+  if (answer.ok) {
+    const refused = [...part.querySelectorAll(".refusal")];
+    const refusals = new Map(refused.map((each) => [each.dataset.uuid, { code: each.dataset.code, text: each.textContent }]));
+    return { outcome: "done", part, refusals };
+  }
   // A refusal of the action comes with the page's own part; any other page is about the project or the person.
   if (part.getElementById("progress") || part.getElementById("grid")) {
     const notice = part.getElementById("notice");

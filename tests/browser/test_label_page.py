@@ -1,17 +1,27 @@
 """The labelling desk in a browser: keys, undo, and answers that survive whatever happens to the line."""
 
+import gzip
+import io
 import re
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
+from django.contrib.staticfiles import finders
+from django.core.files.base import ContentFile
+from django.utils import timezone
+from PIL import Image
 from playwright.sync_api import Page, Route, expect
 from pytest_django.live_server_helper import LiveServer
 
-from annotator.actions import queueing
-from annotator.models import Annotation, Item, LabelClass, ModelVersion, Project, QueueEntry
+from annotator.actions import importing, projects, queueing
+from annotator.models import Annotation, Flag, Item, LabelClass, ModelVersion, Project, QueueEntry
+from ml_worker.tasks import run_job
 from tests.browser.accessible import faults
 from tests.browser.conftest import sign_in
+from tests.cast import make_item
 from tests.running_site import wait_until
 
 pytestmark = pytest.mark.browser
@@ -480,6 +490,259 @@ def test_many_classes_are_found_by_typing(
     expect_saved(page, 2)
     named = [LabelClass.objects.get(pk=each.value["class"]).name for each in Annotation.objects.order_by("id")]
     assert named == ["breed 27", "breed 7"]
+
+
+def test_the_most_likely_class_is_found_first_where_the_page_may_say_so(
+    visit: Visit, project: Project, alice: User, bob: User, answer: Callable[..., Annotation]
+) -> None:
+    projects.save_settings(project=project, actor=alice, raw={"show_suggestions": True})
+    breeds = LabelClass.objects.bulk_create(
+        LabelClass(project=project, name=f"breed {number}", position=number + 2) for number in range(12)
+    )
+    used, likely = breeds[8], breeds[5]
+    asked, check, labelled = make_item(project, 50), make_item(project, 51, split="audit"), make_item(project, 52)
+    guess = {"classes": [[likely.pk, 0.6], [breeds[2].pk, 0.3]]}
+    ranked = [queueing.Ranked(asked.pk, 1.0, "unsure", guess), queueing.Ranked(check.pk, 0.0, "audit", guess)]
+    queueing.fill_queue(project=project, entries=ranked)
+    answer(alice, labelled, used)
+    queueing.reserve_items(project=project, annotator=bob)
+    page = visit(bob, f"/projects/{project.pk}/label/")
+    first = page.locator(".choice-list .choice.chosen")
+    expect_shown(page, asked)
+    page.keyboard.press("/")
+    expect(first).to_contain_text("breed 5")
+    page.keyboard.press("Escape")
+    expect(page.locator(".choice-list .choice").first).to_contain_text("cat")
+    page.keyboard.press("s")
+    expect_shown(page, check)
+    page.keyboard.press("/")
+    expect(first).to_contain_text("breed 8")  # the one used most: a random check gives no hint
+    page.keyboard.type("breed 1")
+    page.keyboard.press("ArrowDown")
+    expect(first).to_contain_text("breed 10")
+    page.keyboard.press("Enter")
+    expect_saved(page, 3)
+    assert Annotation.objects.latest("id").value == {"class": breeds[10].pk}
+    assert not Annotation.objects.latest("id").suggestion_shown
+
+
+def test_a_closer_look_ends_with_the_image_and_the_tone_stays(desk: Page, items: list[Item]) -> None:
+    picture = desk.locator("[data-front] img.picture")
+    desk.keyboard.press("+")
+    desk.keyboard.press("+")
+    scale = "element => new DOMMatrix(getComputedStyle(element).transform).a"
+    assert picture.evaluate(scale) == pytest.approx(2.25)
+    start = "element => new DOMMatrix(getComputedStyle(element).transform).e"
+    before = picture.evaluate(start)
+    desk.keyboard.press("ArrowRight")
+    assert picture.evaluate(start) < before
+    box = picture.locator("..").bounding_box()
+    assert box
+    desk.mouse.move(box["x"] + 50, box["y"] + 50)
+    desk.mouse.down()
+    desk.mouse.move(box["x"] + 90, box["y"] + 50)
+    desk.mouse.up()
+    assert picture.evaluate(start) > before - 80
+    desk.mouse.wheel(0, -400)
+    assert picture.evaluate(scale) > 3
+    for key in "..;p":
+        desk.keyboard.press(key)
+    tone = "element => [getComputedStyle(element).filter, getComputedStyle(element).imageRendering]"
+    assert picture.evaluate(tone) == ["brightness(1.2) contrast(0.9)", "auto"]
+    desk.keyboard.press("1")
+    expect_shown(desk, items[1])
+    assert picture.evaluate(scale) == 1
+    desk.reload()
+    expect_shown(desk, items[1])
+    assert picture.evaluate(tone) == ["brightness(1.2) contrast(0.9)", "auto"]
+    desk.keyboard.press("0")
+    assert picture.evaluate(tone) == ["none", "pixelated"]
+    desk.get_by_text("View", exact=True).click()
+    desk.get_by_role("slider", name="Brightness").fill("50")
+    desk.get_by_label("Hard pixels").uncheck()
+    assert picture.evaluate(tone) == ["brightness(0.5) contrast(1)", "auto"]
+    assert faults(desk) == []
+    desk.keyboard.press("2")  # with the slider or the box still in hand
+    expect_shown(desk, items[2])
+    expect_saved(desk, 2)
+
+
+def test_two_fingers_enlarge(visit: Visit, project: Project, items: list[Item], bob: User) -> None:
+    phone = visit(bob, f"/projects/{project.pk}/label/", viewport={"width": 390, "height": 844}, has_touch=True)
+    phone.get_by_role("button", name="Start").tap()
+    expect_shown(phone, items[0])
+    box = phone.locator("[data-front] .stage").bounding_box()
+    assert box
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    session = phone.context.new_cdp_session(phone)
+    for kind, apart in (("touchStart", 30), ("touchMove", 50), ("touchMove", 90)):
+        fingers = [{"x": x - apart, "y": y, "id": 1}, {"x": x + apart, "y": y, "id": 2}]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    picture = phone.locator("[data-front] img.picture")
+    scale = "element => new DOMMatrix(getComputedStyle(element).transform).a"
+    assert 2 < picture.evaluate(scale) < 4
+    for name in ("Larger", "Smaller", "Flag", "Undo"):
+        target = phone.get_by_role("button", name=name).bounding_box()
+        assert target and target["height"] >= 44, name
+
+
+def test_a_large_picture_is_drawn_ahead_and_whole_from_near(
+    visit: Visit, project: Project, alice: User, bob: User
+) -> None:
+    out = io.BytesIO()
+    Image.effect_noise((2400, 1600), 60).convert("RGB").save(out, "JPEG")
+    uploads = [ContentFile(out.getvalue() + bytes([number]), f"{number}.jpg") for number in range(2)]
+    run_job(importing.start_upload_import(project=project, actor=alice, uploads=uploads).pk)
+    photos = list(project.items.order_by("id"))
+    Item.objects.update(split="pool")
+    QueueEntry.objects.all().delete()
+    queueing.fill_queue(project=project, entries=[queueing.Ranked(each.pk, 0.0, "random") for each in photos])
+    queueing.reserve_items(project=project, annotator=bob)
+    page = visit(bob, f"/projects/{project.pk}/label/")
+    for card in page.locator(".card").all():
+        expect(card.locator("canvas.ahead")).to_have_count(1)
+    canvas = page.locator("[data-front] canvas")
+    box = canvas.bounding_box()
+    assert box and abs(canvas.evaluate("each => each.height") - (box["height"] - 16)) <= 1
+    picture = page.locator("[data-front] img.picture")
+    assert picture.evaluate("each => each.naturalWidth") == 2048
+    page.keyboard.press("+")
+    expect(page.locator("[data-front] .stage.sharp")).to_have_count(1)
+    assert picture.evaluate("each => each.naturalWidth") == 2400
+    page.keyboard.press("1")
+    expect_shown(page, photos[1])
+
+
+def test_a_flag_goes_up_and_down_with_a_key(desk: Page, items: list[Item], bob: User) -> None:
+    button = desk.get_by_role("button", name="Flag")
+    desk.keyboard.press("f")
+    expect(button).to_have_attribute("aria-pressed", "true")
+    wait_until(lambda: Flag.objects.filter(item=items[0], raised_by=bob, lowered_at=None).exists(), 5, "it was raised")
+    expect(desk.locator("[data-front][data-flagged]")).to_have_count(1)
+    desk.reload()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "false")
+    wait_until(lambda: not Flag.objects.filter(lowered_at=None).exists(), 5, "it was lowered")
+    assert shown(desk) == items[0].pk
+
+
+def test_breaks_and_hidden_tabs_are_no_work(desk: Page) -> None:
+    took = desk.evaluate(
+        """async () => {
+          const { Stopwatch } = await import("/static/js/stopwatch.js");
+          let now = 0;
+          const stopwatch = new Stopwatch(() => now);
+          const pass = (seconds) => { now += 1000 * seconds; document.dispatchEvent(new Event("pointermove")); };
+          const taken = [];
+          const measure = (...gaps) => { stopwatch.start(); gaps.forEach(pass); taken.push(stopwatch.read()); };
+          measure(2);         // a quick answer
+          measure(25);        // thinking, without a move
+          measure(3, 600, 4); // a break of ten minutes
+          measure(40);        // nothing but a break
+          let state = "visible";
+          Object.defineProperty(document, "visibilityState", { get: () => state });
+          const show = (next) => { state = next; document.dispatchEvent(new Event("visibilitychange")); };
+          stopwatch.start();
+          now += 3000; show("hidden"); now += 20000; show("visible"); now += 1000;
+          taken.push(stopwatch.read());
+          return taken;
+        }"""
+    )
+    assert took == [2000, 25_000, 7000, None, 4000]
+
+
+def test_the_notice_of_slow_answers_does_not_flicker(desk: Page, items: list[Item]) -> None:
+    desk.evaluate(
+        "window.seen = 0; for (const box of [passing, unsaved])"
+        " new MutationObserver(() => (window.seen += !box.hidden)).observe(box, { attributes: true })"
+    )
+    desk.keyboard.press("1")
+    expect_shown(desk, items[1])
+    expect_saved(desk, 1)
+    assert desk.evaluate("window.seen") == 0
+    line = Line(desk)
+    desk.keyboard.press("1")
+    expect(desk.locator("#passing")).to_contain_text("1 not yet saved.")
+    expect(desk.locator("#unsaved")).to_contain_text("1 not yet saved. On the way.")
+    line.mend()
+    expect(desk.locator("#unsaved")).to_be_hidden()
+    expect(desk.locator("#passing")).to_be_hidden()
+
+
+def test_ten_minutes_offline_end_with_every_answer_once(desk: Page, items: list[Item], complaints: list[str]) -> None:
+    desk.clock.install()
+    desk.context.set_offline(True)
+    for item in items[:5]:
+        expect_shown(desk, item)
+        desk.keyboard.press("1")
+    desk.clock.run_for(600_000)
+    QueueEntry.objects.update(leased_until=timezone.now() - timedelta(minutes=5))
+    expect(desk.locator("#unsaved")).to_contain_text("5 not yet saved. The server does not answer")
+    desk.context.set_offline(False)
+    desk.clock.run_for(15_000)
+    expect(desk.locator("#unsaved")).to_be_hidden()
+    expect_saved(desk, 5)
+    assert [each.item_id for each in Annotation.objects.order_by("id")] == [item.pk for item in items[:5]]
+    drop_expected(complaints, "ERR_INTERNET_DISCONNECTED")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_desk_is_for_everybody(
+    visit: Visit, project: Project, items: list[Item], bob: User, alice: User, scheme: str, complaints: list[str]
+) -> None:
+    page = visit(bob, f"/projects/{project.pk}/label/", color_scheme=scheme, reduced_motion="reduce")
+    assert faults(page) == []
+    page.get_by_role("button", name="Start").click()
+    expect_shown(page, items[0])
+    assert faults(page) == []
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    assert faults(page) == []
+    page.keyboard.press("Escape")
+    QueueEntry.objects.filter(item=items[0]).update(leased_by=alice)
+    page.keyboard.press("1")
+    expect(page.get_by_role("region", name="Answers that were not saved")).to_be_visible()
+    assert faults(page) == []
+    drop_expected(complaints, "409")
+
+
+def test_the_page_is_small_still_and_keeps_to_its_policy(
+    visit: Visit, project: Project, items: list[Item], bob: User
+) -> None:
+    queueing.reserve_items(project=project, annotator=bob)
+    page = visit(bob, "/")
+    page.add_init_script(
+        """window.shift = []; window.broken = [];
+        new PerformanceObserver((list) => {
+          for (const entry of list.getEntries()) {
+            window.shift.push([entry.value, ...entry.sources.map(({ node }) => node?.className ?? node?.nodeName)]);
+          }
+        }).observe({ type: "layout-shift", buffered: true });
+        document.addEventListener("securitypolicyviolation", (event) => window.broken.push(event.blockedURI));"""
+    )
+    session = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    session.send("Network.setCacheDisabled", {"cacheDisabled": True})
+    asked: dict[str, str] = {}
+    page_bytes: list[float] = []
+    session.on("Network.responseReceived", lambda event: asked.update({event["requestId"]: event["response"]["url"]}))
+    session.on("Network.loadingFinished", lambda event: page_bytes.append(event["encodedDataLength"]))
+    page.goto(f"/projects/{project.pk}/label/")
+    for number, item in enumerate(items[:9]):
+        expect_shown(page, item)
+        if number == 8:
+            break
+        page.wait_for_timeout(150)
+        page.keyboard.press("12"[number % 2])
+    expect_saved(page, 8)
+    # The live server hands static files out as they are; a running site compresses them (views/compressing.py).
+    own = {re.sub(r".*/static/", "", url) for url in asked.values() if re.search(r"/static/(js|css)/", url)}
+    sizes = {name: len(gzip.compress(Path(str(finders.find(name))).read_bytes(), 9)) for name in own}
+    assert len(own) > 10 and sum(sizes.values()) + page_bytes[0] < 60_000, sizes
+    assert page.evaluate("window.shift") == []
+    assert page.evaluate("window.broken") == []
 
 
 def drop_expected(complaints: list[str], text: str) -> None:
