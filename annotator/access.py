@@ -53,7 +53,7 @@ def get_item(user: Visitor, project_id: int, item_id: int, needed: Role = VIEW) 
     project = get_project(user, project_id, needed)
     item = Item.objects.filter(project=project, pk=item_id).first()
     if item is None:
-        raise NotFound(_("there is no item %(id)s in this project") % {"id": item_id})
+        raise NotFound(_("there is no item %(item_id)s in this project") % {"item_id": item_id})
     return item
 
 

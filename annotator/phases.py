@@ -3,6 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from annotator.wording import thousands
+
 # Order that is by lot or by typical images from the first answer to the last has nothing to hand over.
 NEVER_HAND_OVER = frozenset({"probcover", "random_sampling", "typiclust"})
 
@@ -16,33 +21,60 @@ def sentence(phase: Mapping[str, Any] | None, acquisition: str) -> str:
         return ""
     if phase["since"] is None:
         return _why_not_yet(phase)
-    since = f"The model's doubt leads since answer {phase['since']:,}"
+    since = {"since": thousands(phase["since"])}
     if phase["why"] == "enough":
-        said = f"{since}: by then the overview had taken its share, whatever the checks said."
+        said = _(
+            "The model's doubt leads since answer %(since)s: by then the overview had taken its share, whatever the"
+            " checks said."
+        )
     else:
-        said = f"{since}: right on {_right(phase, 'model')}, the clusters on {phase['clusters_right']}."
+        said = ngettext(
+            "The model's doubt leads since answer %(since)s: right on %(model)s of %(checks)s random check, the"
+            " clusters on %(clusters)s.",
+            "The model's doubt leads since answer %(since)s: right on %(model)s of %(checks)s random checks, the"
+            " clusters on %(clusters)s.",
+            phase["checks"],
+        )
+        since |= _right(phase)
+    said %= since
     if not phase["is_seeking"]:
         return said
-    what = "one class" if phase["unmet"] == 1 else f"{phase['unmet']} classes"
-    return f"{said} A quarter of the questions looks for the {what} without an answer."
+    seeking = ngettext(
+        "A quarter of the questions looks for the one class without an answer.",
+        "A quarter of the questions looks for the %(n)s classes without an answer.",
+        phase["unmet"],
+    )
+    return f"{said} {seeking % {'n': phase['unmet']}}"
 
 
 def _why_not_yet(phase: Mapping[str, Any]) -> str:
     if phase["why"] == "first_answers":
-        return "The first answers are always for that."
+        return _("The first answers are always for that.")
     if not phase["checks"]:
-        return "No random check is answered yet that could tell whether the model knows more than the clusters."
+        return _("No random check is answered yet that could tell whether the model knows more than the clusters.")
     if phase["why"] == "clusters":
-        return (
-            f"The clusters still know more than the model: right on {_right(phase, 'clusters')},"
-            f" the model on {phase['model_right']}."
+        said = ngettext(
+            "The clusters still know more than the model: right on %(clusters)s of %(checks)s random check, the model"
+            " on %(model)s.",
+            "The clusters still know more than the model: right on %(clusters)s of %(checks)s random checks, the model"
+            " on %(model)s.",
+            phase["checks"],
         )
-    return (
-        f"The model is right on {_right(phase, 'model')}, the clusters on {phase['clusters_right']}:"
-        " too few to go by its doubt."
-    )
+    else:
+        said = ngettext(
+            "The model is right on %(model)s of %(checks)s random check, the clusters on %(clusters)s: too few to go"
+            " by its doubt.",
+            "The model is right on %(model)s of %(checks)s random checks, the clusters on %(clusters)s: too few to go"
+            " by its doubt.",
+            phase["checks"],
+        )
+    return said % _right(phase)
 
 
-def _right(phase: Mapping[str, Any], who: str) -> str:
-    checks = phase["checks"]
-    return f"{phase[f'{who}_right']:,} of {checks:,} random check{'' if checks == 1 else 's'}"
+def _right(phase: Mapping[str, Any]) -> dict[str, str]:
+    """How many of the random checks each was right on."""
+    return {
+        "model": thousands(phase["model_right"]),
+        "clusters": thousands(phase["clusters_right"]),
+        "checks": thousands(phase["checks"]),
+    }

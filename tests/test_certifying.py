@@ -681,7 +681,7 @@ def test_a_reviewer_looks_through_what_is_unseen_on_the_review_page(opened: Rigg
 def test_the_export_page_says_what_nobody_looked_at(opened: Rigged, login: Login) -> None:
     page = shown(login(opened.alice), f"/projects/{opened.project.pk}/export/")
     assert f'Accepted automatically <span class="count">{opened.accepted()}</span>' in page
-    assert "With 80\xa0% confidence at least 80\xa0%" in page
+    assert "With 80 % confidence at least 80 %" in page
 
 
 # --- programs -----------------------------------------------------------------------------------------------------

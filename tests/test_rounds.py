@@ -333,7 +333,7 @@ def test_with_an_error_it_goes_on_to_the_next_stage_and_with_too_many_it_ends(of
     offered.take_stock()
     drawn.refresh_from_db()
     assert drawn.state == Round.State.FAILED
-    assert f"{1 + too_many} of" in drawn.ended_why and "80 % is out of its reach" in drawn.ended_why
+    assert f"{1 + too_many} of" in drawn.ended_why and "80\xa0% is out of its reach" in drawn.ended_why
     assert offered.accepted() == 0
     # The next one has less error to spend, and its region knows what this one found.
     told, _ = rounds.offer(offered.project)
@@ -465,7 +465,7 @@ def test_more_certainty_than_it_was_drawn_for_ends_it(offered: Rigged) -> None:
     offered.choose(certificate_confidence=0.95)
     offered.take_stock()
     drawn.refresh_from_db()
-    assert (drawn.state, drawn.ended_why[:33]) == (Round.State.FAILED, "the settings ask for 95 % certain")
+    assert (drawn.state, drawn.ended_why[:33]) == (Round.State.FAILED, "the settings ask for 95\xa0% certain")
     assert offered.accepted() == 0
 
 
@@ -672,7 +672,7 @@ def test_the_panel_tells_the_cost_before_and_the_progress_after(offered: Rigged,
     page = shown(login(offered.alice), f"{address}?about=worth")
     assert f"<strong>{told.size} images</strong> the model is surest of" in page
     assert f"<strong>{told.cost[0]} checks without an error</strong>" in page
-    assert f"would let {told.let_through} images through at 90\xa0%" in page
+    assert f"would let {told.let_through} images through at 90 %" in page
     assert "Start a round of checks" not in shown(login(vera), f"{address}?about=worth")
     alices = login(offered.alice)
     for wrong in ("many", "1", "100000"):

@@ -15,6 +15,7 @@ from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from annotator import jobs
 from annotator.actions import queueing
@@ -37,7 +38,7 @@ from annotator.models import (
     RoundCheck,
     Split,
 )
-from annotator.wording import percent, promised
+from annotator.wording import in_english, percent, promised, thousands
 
 GIVEN_BACK = "gave unseen labels back"
 DRAW_AT_MOST = 10_000
@@ -231,10 +232,11 @@ def hold_against(*, certificate: Certificate, n: int, k: int, bound: float) -> b
     if bound >= target:
         return True
     wrong = n - k
-    why = (
-        f"{wrong} of {n:,} random checks among them {'is' if wrong == 1 else 'are'} wrong by now; that shows"
-        f" at least {percent(bound, 1)} to be right, not {promised(target)}"
-    )
+    with in_english():  # it is kept
+        why = (
+            f"{wrong} of {n:,} random checks among them {'is' if wrong == 1 else 'are'} wrong by now; that shows"
+            f" at least {percent(bound, 1)} to be right, not {promised(target)}"
+        )
     give_back([certificate], why=why)
     return False
 
@@ -270,10 +272,11 @@ def hold_against_labels(*, certificate: Certificate, n: int, k: int, at_most: fl
     if not Certificate.objects.filter(pk=certificate.pk, ended_at__isnull=True).exists():
         return False
     wrong = n - k
-    why = (
-        f"{wrong} of {n:,} of its labels that people checked blind {'is' if wrong == 1 else 'are'} wrong; that shows"
-        f" at most {percent(at_most, 1)} to be right, not {promised(target)}"
-    )
+    with in_english():  # it is kept
+        why = (
+            f"{wrong} of {n:,} of its labels that people checked blind {'is' if wrong == 1 else 'are'} wrong; that"
+            f" shows at most {percent(at_most, 1)} to be right, not {promised(target)}"
+        )
     give_back([certificate], why=why)
     return False
 
@@ -310,7 +313,8 @@ def hold_to_settings(*, project: Project, actor: User, before: dict[str, Any], n
     short = [
         each for each in standing if each.bound < now.target_precision or each.confidence < now.certificate_confidence
     ]
-    promise = f"{promised(now.target_precision)} right with {promised(now.certificate_confidence)} certainty"
+    with in_english():  # it is kept
+        promise = f"{promised(now.target_precision)} right with {promised(now.certificate_confidence)} certainty"
     give_back(short, why=f"the settings ask for more now: {promise}", actor=actor)
     if now.auto_accept and not before.get("auto_accept") and len(short) < len(standing):
         jobs.enqueue(project, Job.Kind.REFIT)
@@ -338,7 +342,10 @@ def draw_checks(*, project: Project, actor: User, count: int) -> int:
     LOCKED.
     """
     if not 1 <= count <= DRAW_AT_MOST:
-        why = f"{count} is not between 1 and {DRAW_AT_MOST:,} random checks"
+        why = _("%(count)s is not between 1 and %(draw_at_most)s random checks") % {
+            "count": count,
+            "draw_at_most": thousands(DRAW_AT_MOST),
+        }
         raise InvalidSettings(why, fields={"count": why})
     queueing.lock_queue(project)
     lock_proposals(project)
@@ -357,7 +364,10 @@ def draw_checks(*, project: Project, actor: User, count: int) -> int:
     )
     there = list(free.order_by("pk").values_list("pk", flat=True))
     if len(there) < 2 * count:
-        raise Conflict(f"only {len(there):,} images are open; at most half of them can become random checks")
+        raise Conflict(
+            _("only %(n)s images are open; at most half of them can become random checks")
+            % {"n": thousands(len(there))}
+        )
     drawn = random.SystemRandom().sample(there, count)
     locked = free.select_for_update(skip_locked=True, no_key=True, of=("self",)).filter(pk__in=drawn)
     drawn = list(locked.order_by("pk").values_list("pk", flat=True))

@@ -11,6 +11,7 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from annotator import queries, task_types
 from annotator.actions import class_changes, labeling, training
@@ -71,13 +72,13 @@ def decide(
     labeling.lock_uuid(uuid)
     item = Item.objects.select_for_update(no_key=True).filter(project=project, pk=item_id).first()
     if item is None:
-        raise NotFound(f"there is no item {item_id} in this project")
+        raise NotFound(_("there is no item %(item_id)s in this project") % {"item_id": item_id})
     repeated = Annotation.objects.filter(uuid=uuid).first()
     if repeated is not None:
         return _same_decision(repeated, item, actor)
     # 2. May it be decided?
     if item.split == Split.TEST:
-        raise Conflict("this image belongs to the held-out test set; it is not labelled here")
+        raise Conflict(_("this image belongs to the held-out test set; it is not labelled here"))
     kind, value = _cleaned(project, raw_value)
     _refuse_held(item, actor)
     why = _waits_for(item, again=again, checking=checking)
@@ -105,7 +106,10 @@ def decide(
 def _same_decision(repeated: Annotation, item: Item, actor: User) -> Annotation:
     is_same = (repeated.item_id, repeated.annotator_id) == (item.pk, actor.pk)
     if not is_same or repeated.reason_code != Annotation.DECISION:
-        raise Conflict(f"the id {repeated.uuid} was already used for another answer; reload the page and decide again")
+        raise Conflict(
+            _("the id %(uuid)s was already used for another answer; reload the page and decide again")
+            % {"uuid": repeated.uuid}
+        )
     return repeated
 
 
@@ -122,7 +126,9 @@ def _refuse_held(item: Item, actor: User) -> None:
     entry = QueueEntry.objects.select_for_update().filter(item=item).first()
     is_held = entry is not None and entry.leased_until is not None and entry.leased_until > timezone.now()
     if entry is not None and is_held and entry.leased_by_id not in (None, actor.pk):
-        raise LeaseLost("somebody is answering this image right now; nothing was decided, look again in a few minutes")
+        raise LeaseLost(
+            _("somebody is answering this image right now; nothing was decided, look again in a few minutes")
+        )
 
 
 def _waits_for(item: Item, *, again: bool, checking: bool) -> str:
@@ -137,10 +143,12 @@ def _waits_for(item: Item, *, again: bool, checking: bool) -> str:
     if is_decided and again:
         return "decided"
     if is_decided:
-        raise Conflict("somebody decided this image meanwhile; nothing was changed, reload the page")
+        raise Conflict(_("somebody decided this image meanwhile; nothing was changed, reload the page"))
     if checking and item.state == Item.State.LABELLED and not _is_measured(item):
         return "checked"
-    raise Conflict("this image waits for no decision: it is not disputed and its label not suspected; reload the page")
+    raise Conflict(
+        _("this image waits for no decision: it is not disputed and its label not suspected; reload the page")
+    )
 
 
 def _is_measured(item: Item) -> bool:

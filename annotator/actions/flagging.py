@@ -3,6 +3,7 @@
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from annotator.errors import InvalidAnnotation, NotFound
 from annotator.models import AuditEvent, Flag, Item, Project
@@ -18,7 +19,7 @@ def raise_flag(*, project: Project, item_id: int, actor: User, note: str = "") -
     """
     note = _clean(note)
     if not Item.objects.filter(project=project, pk=item_id).exists():
-        raise NotFound(f"there is no item {item_id} in this project")
+        raise NotFound(_("there is no item %(item_id)s in this project") % {"item_id": item_id})
     try:
         with transaction.atomic():
             flag, is_new = Flag.objects.get_or_create(
@@ -37,7 +38,7 @@ def raise_flag(*, project: Project, item_id: int, actor: User, note: str = "") -
 def lower_own(*, project: Project, item_id: int, actor: User) -> bool:
     """Take this person's flag off the image; whether there was one. Raises NotFound for a foreign one."""
     if not Item.objects.filter(project=project, pk=item_id).exists():
-        raise NotFound(f"there is no item {item_id} in this project")
+        raise NotFound(_("there is no item %(item_id)s in this project") % {"item_id": item_id})
     flag = Flag.objects.filter(project=project, item_id=item_id, raised_by=actor, lowered_at=None).first()
     return flag is not None and _lower(flag, actor)
 
@@ -46,7 +47,7 @@ def lower_flag(*, project: Project, flag_id: int, actor: User) -> bool:
     """Take a flag down, whoever raised it; whether it was still up. Raises NotFound."""
     flag = Flag.objects.filter(project=project, pk=flag_id).first()
     if flag is None:
-        raise NotFound(f"there is no flag {flag_id} in this project")
+        raise NotFound(_("there is no flag %(flag_id)s in this project") % {"flag_id": flag_id})
     return _lower(flag, actor)
 
 
@@ -69,7 +70,10 @@ def toggle_flag(*, project: Project, item_id: int, actor: User, note: str = "", 
 def _clean(note: str) -> str:
     note = note.strip()
     if len(note) > NOTE_AT_MOST:
-        why = f"a note of {len(note)} characters; at most {NOTE_AT_MOST} fit"
+        why = _("a note of %(n)s characters; at most %(note_at_most)s fit") % {
+            "n": len(note),
+            "note_at_most": NOTE_AT_MOST,
+        }
         raise InvalidAnnotation(why, fields={"note": why})
     return note
 

@@ -10,6 +10,7 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.core.files.storage import default_storage
 from django.db import connection, transaction
+from django.utils.translation import gettext as _
 
 from annotator.actions import class_changes, classes
 from annotator.actions.import_report import Report
@@ -20,6 +21,7 @@ from annotator.formats.class_folders import NOT_A_CLASS
 from annotator.formats.label_tables import LabelTable, read_rows
 from annotator.formats.sources import SourceFile
 from annotator.models import Annotation, Item, Job, Project, Proposal, QueueEntry, Role
+from annotator.wording import thousands
 
 NO_LABELS, FROM_FOLDERS, FROM_TABLE = "none", "from-folders", "table"
 CLASSES_AT_MOST = 1000
@@ -68,8 +70,15 @@ class ImportedLabels:
         missing = [label for label in wanted if named[label] == label and label not in ids]
         if len(ids) + len(missing) > CLASSES_AT_MOST:
             raise InvalidImport(
-                f"{len(missing):,} new classes, as in {missing[0]!r}: at most {CLASSES_AT_MOST:,} are taken;"
-                " are these really classes?"
+                _(
+                    "%(n)s new classes, as in %(missing)s: at most %(classes_at_most)s are taken; are these really"
+                    " classes?"
+                )
+                % {
+                    "n": thousands(len(missing)),
+                    "missing": repr(missing[0]),
+                    "classes_at_most": thousands(CLASSES_AT_MOST),
+                }
             )
         for label in missing:
             ids[label] = classes.add_class(project=self.project, actor=self.actor, name=label).pk
@@ -162,7 +171,7 @@ def _first_owner(project: Project) -> User:
     """Who answers for labels whose importer's account is gone."""
     membership = project.memberships.filter(role=Role.OWNER).select_related("user").order_by("pk").first()
     if membership is None:
-        raise InvalidImport("this project has no owner any more")
+        raise InvalidImport(_("this project has no owner any more"))
     return membership.user
 
 

@@ -20,6 +20,7 @@ from django.contrib.auth.models import User
 from django.core.files import File
 from django.core.files.storage import default_storage
 from django.db import transaction
+from django.utils.translation import gettext as _
 
 from annotator import jobs
 from annotator.actions import queueing, training
@@ -62,7 +63,7 @@ def start_upload_import(
     labels: ``none``, ``from-folders``, or ``table`` with ``label_table``, a CSV or JSON Lines file.
     """
     if not uploads:
-        raise InvalidImport("choose at least one image or zip file", fields={"files": "nothing was chosen"})
+        raise InvalidImport(_("choose at least one image or zip file"), fields={"files": _("nothing was chosen")})
     parameters: dict[str, Any] = {"labels": clean_labels(labels, label_table)}
     folder = f"uploads/{project.pk}/{uuid.uuid4().hex}"
     parameters["uploads"] = []
@@ -87,18 +88,23 @@ def start_upload_import(
 
 def no_room(error: OSError) -> InvalidImport:
     """The refusal of files that could not be written down."""
-    return InvalidImport(f"the files could not be stored ({error.strerror or error}); is the disk full?")
+    why = _("the files could not be stored (%(error)s); is the disk full?")
+    return InvalidImport(why % {"error": error.strerror or error})
 
 
 def clean_labels(labels: str, label_table: Any) -> str:
     """What an import is told about labels. Raises InvalidImport where it cannot be done."""
     if labels not in (NO_LABELS, FROM_FOLDERS, FROM_TABLE):
-        raise InvalidImport(f"labels {labels!r} is not one of {NO_LABELS}, {FROM_FOLDERS}, {FROM_TABLE}")
+        raise InvalidImport(
+            _("labels %(labels)s is not one of %(no_labels)s, %(from_folders)s, %(from_table)s")
+            % {"labels": repr(labels), "no_labels": NO_LABELS, "from_folders": FROM_FOLDERS, "from_table": FROM_TABLE}
+        )
     why = ""
     if labels == FROM_TABLE and label_table is None:
-        why = "choose the CSV or JSONL file that names the classes"
+        why = _("choose the CSV or JSONL file that names the classes")
     elif isinstance(label_table, File) and label_table.size > TABLE_BYTES_AT_MOST:
-        why = f"the table of labels is larger than {TABLE_BYTES_AT_MOST // 2**20} MB; split the import"
+        why = _("the table of labels is larger than %(mb)s MB; split the import")
+        why %= {"mb": TABLE_BYTES_AT_MOST // 2**20}
     if why:
         raise InvalidImport(why, fields={"label_table": why})
     return labels
@@ -131,11 +137,17 @@ def create_path_import(
 def check_path_import(source: Path, label_table: Path | None) -> None:
     """Raises InvalidImport when there is nothing there, or it is of a kind that cannot be read yet."""
     if not source.exists():
-        raise InvalidImport(f"there is no file or folder {source}")
+        raise InvalidImport(_("there is no file or folder %(source)s") % {"source": source})
     if source.suffix.lower() in (".json", ".parquet"):
-        raise InvalidImport(f"{source.name}: Label Studio and Hugging Face files cannot be read yet; bring a CSV list")
+        raise InvalidImport(
+            _("%(name)s: Label Studio and Hugging Face files cannot be read yet; bring a CSV list")
+            % {"name": source.name}
+        )
     if label_table is not None and not label_table.is_file():
-        raise InvalidImport(f"labels: {str(label_table)!r} is neither {NO_LABELS} nor {FROM_FOLDERS} nor a file")
+        raise InvalidImport(
+            _("labels: %(found)s is neither %(no_labels)s nor %(from_folders)s nor a file")
+            % {"found": repr(str(label_table)), "no_labels": NO_LABELS, "from_folders": FROM_FOLDERS}
+        )
 
 
 # --- doing it ---------------------------------------------------------------------------------------------------
@@ -176,7 +188,7 @@ def _files(job: Job, stack: ExitStack) -> list[SourceFile]:
         files = [file for upload in _uploads(job.parameters) for file in _upload_files(upload, stack)]
         files = sources.without_wrapper(files) if "lists" in job.parameters else files
     if not files:
-        raise InvalidImport("there is no file in it")
+        raise InvalidImport(_("there is no file in it"))
     random.Random(f"import {job.pk}").shuffle(files)
     return files
 
@@ -202,7 +214,9 @@ def _upload_files(upload: dict[str, Any], stack: ExitStack) -> Iterator[SourceFi
     try:
         file = stack.enter_context(default_storage.open(upload["key"]))
     except OSError:
-        raise InvalidImport(f"the upload {upload['name']} is gone from storage; upload it again") from None
+        raise InvalidImport(
+            _("the upload %(upload)s is gone from storage; upload it again") % {"upload": upload["name"]}
+        ) from None
     return sources.zip_files(stack.enter_context(sources.open_zip(file, upload["name"])))
 
 

@@ -1,6 +1,7 @@
 """Asking for the map of a project's images."""
 
 from django.contrib.auth.models import User
+from django.utils.translation import gettext as _
 
 from annotator import jobs, queries
 from annotator.errors import Conflict
@@ -18,5 +19,5 @@ def request_map(*, project: Project, actor: User) -> Job:
     if queries.current_embedding(project) is None:
         raise Conflict(queries.lack_of_embedding(project, ASK))
     if queries.image_map(project) is not None:
-        raise Conflict("the map of these images is drawn already; reload the page")
+        raise Conflict(_("the map of these images is drawn already; reload the page"))
     return jobs.enqueue(project, Job.Kind.MAP, created_by=actor)

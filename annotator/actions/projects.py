@@ -13,6 +13,7 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
+from django.utils.translation import gettext as _
 
 from annotator import queries
 from annotator.actions import certifying
@@ -44,7 +45,10 @@ def create_project(
 def _free_name(name: str, but: Project | None = None) -> str:
     name = " ".join(name.split())
     if not name or len(name) > NAME_AT_MOST:
-        why = f"a project's name has 1 to {NAME_AT_MOST} characters, this has {len(name)}"
+        why = _("a project's name has 1 to %(name_at_most)s characters, this has %(n)s") % {
+            "name_at_most": NAME_AT_MOST,
+            "n": len(name),
+        }
         raise InvalidSettings(why, fields={"name": why})
     if Project.objects.filter(name__iexact=name).exclude(pk=but.pk if but else 0).exists():
         raise _name_taken(name)
@@ -52,7 +56,7 @@ def _free_name(name: str, but: Project | None = None) -> str:
 
 
 def _name_taken(name: str) -> InvalidSettings:
-    why = f"there is already a project called {name!r}; choose another name"
+    why = _("there is already a project called %(name)s; choose another name") % {"name": repr(name)}
     return InvalidSettings(why, fields={"name": why})
 
 
@@ -95,8 +99,10 @@ def save_settings(
     project.refresh_from_db()
     if seen and seen != fingerprint(project):
         raise Conflict(
-            "somebody else changed these settings since you opened the page. Yours are still in the form; "
-            "save again to replace theirs"
+            _(
+                "somebody else changed these settings since you opened the page. Yours are still in the form;"
+                " save again to replace theirs"
+            )
         )
     stored = project.settings_json
     if isinstance(raw.get("parameters"), dict):
@@ -127,13 +133,15 @@ def set_member(*, project: Project, actor: User, username: str, role: str) -> Me
     """Give a person a role, new or changed. Raises NotFound for an unknown name, Conflict for the last owner."""
     user = get_user_model().objects.filter(username=username.strip()).first()
     if user is None:
-        raise NotFound(f"there is no account called {username.strip()!r}; create it first")
+        raise NotFound(_("there is no account called %(name)s; create it first") % {"name": repr(username.strip())})
     if role not in Role.values:
-        raise InvalidSettings(f"role {role!r} is not one of {', '.join(Role.values)}")
+        raise InvalidSettings(
+            _("role %(role)s is not one of %(known)s") % {"role": repr(role), "known": ", ".join(Role.values)}
+        )
     lock_project(project.pk)
     if role != Role.OWNER:
         _keep_an_owner(project, user.pk)
-    membership, _ = Membership.objects.update_or_create(project=project, user=user, defaults={"role": role})
+    membership, _is_new = Membership.objects.update_or_create(project=project, user=user, defaults={"role": role})
     AuditEvent.objects.create(
         project=project, actor_id=actor.pk, verb="set a role", detail={"user": user.pk, "role": role}
     )
@@ -153,4 +161,4 @@ def _keep_an_owner(project: Project, without: int) -> None:
     """Raises Conflict. Under the project's lock, so that two owners cannot demote each other at once."""
     owners = set(project.memberships.filter(role=Role.OWNER).values_list("user_id", flat=True))
     if owners and owners <= {without}:
-        raise Conflict("a project keeps at least one owner; make somebody else owner first")
+        raise Conflict(_("a project keeps at least one owner; make somebody else owner first"))

@@ -15,6 +15,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from annotator import jobs, queries
 from annotator.actions import needs, queueing, round_checks
@@ -32,6 +33,7 @@ from annotator.models import (
     Round,
     RoundCheck,
 )
+from annotator.wording import thousands
 
 Stages = list[tuple[int, int, float]]
 
@@ -79,7 +81,11 @@ class Offer:
         if count is None:
             return self.plans[-1]
         if not self.at_least <= count <= self.at_most:
-            why = f"{count:,} is not between {self.at_least:,} and {self.at_most:,} checks"
+            why = _("%(count)s is not between %(at_least)s and %(at_most)s checks") % {
+                "count": thousands(count),
+                "at_least": thousands(self.at_least),
+                "at_most": thousands(self.at_most),
+            }
             raise InvalidSettings(why, fields={"count": why})
         return [plan for plan in self.plans if plan[-1][0] <= count][-1]
 
@@ -90,11 +96,11 @@ def offer(project: Project) -> tuple[Offer | None, str]:
     Four queries.
     """
     if round_checks.running(project):
-        return None, "a round is running"
+        return None, _("a round is running")
     model = queries.current_model(project)
     raw = ((model.metrics.get("gate") if model else None) or {}).get("round")
     if model is None or raw is None:
-        return None, "no model has proposed a region yet"
+        return None, _("no model has proposed a region yet")
     if "why" in raw:
         return None, str(raw["why"])
     chosen = project.settings
@@ -103,10 +109,10 @@ def offer(project: Project) -> tuple[Offer | None, str]:
         chosen.certificate_confidence,
         chosen.threshold_per_class,
     ):
-        return None, "the settings have changed; the next model proposes a region for them"
+        return None, _("the settings have changed; the next model proposes a region for them")
     known = (Look.objects.filter(project=project).count(), Round.objects.filter(project=project).count())
     if (raw["looks"], raw["rounds"]) != known:
-        return None, "a look or a round has come in between; the next model proposes a region"
+        return None, _("a look or a round has come in between; the next model proposes a region")
     names = Offer.__dataclass_fields__.keys() - {"model", "plans"}
     plans = [[(at, errors, delta) for at, errors, delta in plan] for plan in raw["plans"]]
     return Offer(model=model.number, plans=plans, **{name: raw[name] for name in names}), ""
@@ -132,13 +138,14 @@ def start_round(*, project: Project, actor: User, count: int | None = None) -> R
     model = queries.current_model(project)
     offered, why = offer(project)
     if model is None or offered is None:
-        raise Conflict(f"no round can start: {why}")
+        raise Conflict(_("no round can start: %(why)s") % {"why": why})
     stages = offered.stages(count)
     region = _free_region(project, offered)
     size, at_most = len(region["item_ids"]), stages[-1][0]
     if size < 2 * at_most:
         raise Conflict(
-            f"only {size:,} of the {offered.size:,} images are still open; wait for the next model to propose others"
+            _("only %(size)s of the %(size_2)s images are still open; wait for the next model to propose others")
+            % {"size": thousands(size), "size_2": thousands(offered.size)}
         )
     drawn = Round.objects.create(
         project=project,
@@ -178,7 +185,7 @@ def _free_region(project: Project, offered: Offer) -> dict[str, np.ndarray]:
     """The region proposed, less what was answered, taken or held since."""
     region = round_checks.arrays_in(offer_file(project))
     if int(region.pop("model", -1)) != offered.model:
-        raise Conflict("no round can start: a new model is just being made; try again in a moment")
+        raise Conflict(_("no round can start: a new model is just being made; try again in a moment"))
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -238,9 +245,9 @@ def cancel_round(*, project: Project, actor: User, round_id: int) -> Round:
     lock_proposals(project)
     found = Round.objects.filter(project=project, pk=round_id).first()
     if found is None:
-        raise NotFound(f"there is no round {round_id} in this project")
+        raise NotFound(_("there is no round %(round_id)s in this project") % {"round_id": round_id})
     if not _end(found, Round.State.CANCELLED, "it was cancelled", actor):
-        raise Conflict(f"round {found.number} is over already")
+        raise Conflict(_("round %(number)s is over already") % {"number": found.number})
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.db.models import Count, QuerySet
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from annotator import jobs, phases
 from annotator.models import (
@@ -104,22 +105,22 @@ def phase(project: Project) -> str:
     waiting = QueueEntry.objects.filter(project=project).order_by("rank").values_list("reason_code", flat=True)
     reasons = Counter(waiting.exclude(reason_code__in=beside)[:20]) or Counter(waiting[:20])
     if not reasons:
-        return "Nothing waits in the queue"
+        return _("Nothing waits in the queue")
     return {
-        QueueEntry.Reason.TYPICAL: "Getting an overview: images that are typical of many others",
-        QueueEntry.Reason.CLOSE_CALL: "Asking about close calls: images the model cannot tell apart",
-        QueueEntry.Reason.UNSURE: "Asking about what the model is least sure of",
-        QueueEntry.Reason.DISPUTED: "Asking where the answers so far can be read in different ways",
-        QueueEntry.Reason.UNLIKE: "Asking about images unlike anything labelled so far",
-        QueueEntry.Reason.SCARCE: "Looking for more of the class with the fewest answers",
-        QueueEntry.Reason.RANDOM: "Random order, until the images are embedded",
-        QueueEntry.Reason.RETURNED: "Back to what was taken back",
-        QueueEntry.Reason.CHOSEN: "Asking about images that somebody chose",
-        QueueEntry.Reason.AUDIT: "Only random checks are left",
-        QueueEntry.Reason.BASELINE: "The last images, in random order",
-        QueueEntry.Reason.SECOND_OPINION: "Only second looks are left",
-        QueueEntry.Reason.SUSPECT: "Only second looks are left",
-        QueueEntry.Reason.AUTOMATIC: "Only checks of labels that were accepted unseen are left",
+        QueueEntry.Reason.TYPICAL: _("Getting an overview: images that are typical of many others"),
+        QueueEntry.Reason.CLOSE_CALL: _("Asking about close calls: images the model cannot tell apart"),
+        QueueEntry.Reason.UNSURE: _("Asking about what the model is least sure of"),
+        QueueEntry.Reason.DISPUTED: _("Asking where the answers so far can be read in different ways"),
+        QueueEntry.Reason.UNLIKE: _("Asking about images unlike anything labelled so far"),
+        QueueEntry.Reason.SCARCE: _("Looking for more of the class with the fewest answers"),
+        QueueEntry.Reason.RANDOM: _("Random order, until the images are embedded"),
+        QueueEntry.Reason.RETURNED: _("Back to what was taken back"),
+        QueueEntry.Reason.CHOSEN: _("Asking about images that somebody chose"),
+        QueueEntry.Reason.AUDIT: _("Only random checks are left"),
+        QueueEntry.Reason.BASELINE: _("The last images, in random order"),
+        QueueEntry.Reason.SECOND_OPINION: _("Only second looks are left"),
+        QueueEntry.Reason.SUSPECT: _("Only second looks are left"),
+        QueueEntry.Reason.AUTOMATIC: _("Only checks of labels that were accepted unseen are left"),
     }[QueueEntry.Reason(reasons.most_common(1)[0][0])]
 
 

@@ -4,6 +4,7 @@ from django.http import HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST
 
 from annotator import queries
@@ -74,13 +75,18 @@ def _wanted(raw: str | None) -> bool | None:
     if raw in (None, ""):
         return None
     if raw not in ("0", "1"):
-        raise InvalidAnnotation(f"raised is {raw[:40]!r}; send 1 to raise the flag, 0 to lower it, or leave it out")
+        raise InvalidAnnotation(
+            _("raised is %(found)s; send 1 to raise the flag, 0 to lower it, or leave it out")
+            % {"found": repr(raw[:40])}
+        )
     return raw == "1"
 
 
 def _id(raw: str | None) -> int:
     if raw is None or not raw.isascii() or not raw.isdigit() or len(raw) > 18:
-        raise InvalidAnnotation(f"{(raw or '')[:40]!r} is not the number of a flag; reload the page")
+        raise InvalidAnnotation(
+            _("%(found)s is not the number of a flag; reload the page") % {"found": repr((raw or "")[:40])}
+        )
     return int(raw)
 
 
