@@ -227,9 +227,10 @@ def _asked_again(project: Project) -> tuple[int, int]:
     task_type = task_types.get(project.task_type)
     opinion = QueueEntry.Reason.SECOND_OPINION
     asked_again = Annotation.objects.filter(project=project, reason_code=opinion).values("item_id")
-    answers = Annotation.objects.filter(
+    given = Annotation.objects.filter(
         project=project, item__in=asked_again, kind=Annotation.Kind.LABEL, source=Annotation.Source.PERSON
-    ).exclude(reason_code=Annotation.DECISION)
+    )
+    answers = queries.once_each(given.exclude(reason_code=Annotation.DECISION))
     checked = wrong = 0
     before: dict[int, dict[str, Any]] = {}
     for answer in answers.order_by("created_at", "id"):

@@ -172,6 +172,32 @@ def test_old_answers_that_moved_are_no_new_ones_for_the_shares_of_the_queue(
     assert len(shares.newest_answers(project)) == before
 
 
+def test_an_answer_that_was_moved_and_back_is_one_answer(
+    project: Project,
+    alice: User,
+    bob: User,
+    carol: User,
+    items: list[Item],
+    cat: LabelClass,
+    dog: LabelClass,
+    fox: LabelClass,
+    answer: Answer,
+) -> None:
+    from annotator.queries.work import work
+    from ml_worker.forecasting import _asked_again
+
+    answer(bob, items[5], fox)
+    disagree(project, items[0], (bob, cat), (carol, dog))
+    assert sum(each.n for each in work(project).given) == 3
+    assert _asked_again(project) == (1, 1)
+    event = merge(project, alice, cat, dog)
+    assert sum(each.n for each in work(project).given) == 3
+    assert _asked_again(project) == (1, 0), "they say the same by now"
+    take_back(project, alice, event)
+    assert sum(each.n for each in work(project).given) == 3
+    assert _asked_again(project) == (1, 1)
+
+
 # --- what still arrives -------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,7 @@ _COPY = """
     FROM annotator_annotation a
     WHERE a.project_id = %(project)s AND {which}
         AND NOT EXISTS (SELECT FROM annotator_annotation s WHERE s.supersedes_id = a.id)
+    ORDER BY a.id
 """
 
 

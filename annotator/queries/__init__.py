@@ -10,6 +10,7 @@ from annotator.queries.answers import open_classes as open_classes
 from annotator.queries.answers import other_holders as other_holders
 from annotator.queries.answers import pool_counts as pool_counts
 from annotator.queries.answers import settled_value as settled_value
+from annotator.queries.copies import once_each as once_each
 from annotator.queries.evidence import Evidence as Evidence
 from annotator.queries.evidence import Example as Example
 from annotator.queries.evidence import evidence as evidence

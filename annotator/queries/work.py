@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from annotator.models import Annotation, Project, QueueEntry
 from annotator.queries.classwise import wilson
+from annotator.queries.copies import once_each
 
 DAYS = 14
 NEWEST = 50_000
@@ -99,9 +100,10 @@ def work(project: Project, days: int = DAYS) -> Work:
     since = (now - timedelta(days=days - 1)).replace(hour=0, minute=0, second=0, microsecond=0)
     rows = Annotation.objects.filter(project=project).order_by("-id")
     edge = rows.values_list("id", "created_at")[NEWEST : NEWEST + 1].first() if _is_long(project) else None
-    newest = Annotation.objects.filter(
+    given = Annotation.objects.filter(
         project=project, source=Annotation.Source.PERSON, kind__in=ANSWERS, created_at__gte=since
     )
+    newest = once_each(given)
     if edge is not None:
         newest = newest.filter(id__gt=edge[0])
     is_cut = edge is not None and edge[1] >= since
