@@ -10,7 +10,7 @@ const EDGE_PX = 56; // so near the edge of the window a drag scrolls on
 const grid = document.getElementById("main");
 let drag = null; // { tile, x, y, kept, isOn, isTouch }
 let timer = null;
-let swallowUntil = 0; // the click that ends a drag is none
+let isEnding = false; // the click that ends a drag is none
 
 const tileAt = (x, y) => document.elementFromPoint(x, y)?.closest(".tile") ?? null;
 
@@ -35,7 +35,8 @@ function extend(x, y) {
 function end() {
   clearTimeout(timer);
   if (drag?.isOn) {
-    swallowUntil = performance.now() + 400;
+    isEnding = true;
+    setTimeout(() => { isEnding = false; }); // it comes at once, or not at all
     document.documentElement.classList.remove("is-dragging");
   }
   drag = null;
@@ -76,7 +77,7 @@ document.addEventListener("pointercancel", () => !drag?.isTouch && end());
 // A click into nothing clears the selection, as everywhere.
 grid.addEventListener("click", (event) => {
   if (event.target.closest(".tile, a, button, input, select, summary, label, .accept-bar, dialog")) return;
-  if (performance.now() > swallowUntil && hasSelection()) clear();
+  if (!isEnding && hasSelection()) clear();
 });
 
 // ---- fingers --------------------------------------------------------------------------------------------------
@@ -119,7 +120,7 @@ grid.addEventListener("pointerdown", (event) => { isFinger = event.pointerType =
 grid.addEventListener("click", (event) => {
   const tile = event.target.closest(".tile");
   if (!tile) return;
-  if (performance.now() < swallowUntil) {
+  if (isEnding) {
     event.preventDefault();
     event.stopPropagation();
     return;
