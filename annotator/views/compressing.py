@@ -38,7 +38,7 @@ def compressed(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Calla
             return response
         key = (request.path, response.headers.get("Last-Modified", ""))
         if key not in kept:
-            kept[key] = gzip.compress(response.getvalue(), 9, mtime=0)  # type: ignore[attr-defined]
+            kept[key] = gzip.compress(response.getvalue(), 9, mtime=0)
         response.file_to_stream.close()  # type: ignore[attr-defined]
         whole = HttpResponse(kept[key], headers=dict(response.headers))
         _encoded(whole)
