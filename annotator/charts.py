@@ -10,8 +10,9 @@ from typing import Any
 
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext as _
 
-from annotator.wording import percent
+from annotator.wording import decimal, percent, thousands, within, written
 
 MARKS_AT_MOST = 40
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 10, 38
@@ -109,14 +110,19 @@ def accuracy_chart(
     y_min = max(0.0, min(0.9, math.floor(lowest * 10 - 1e-9) / 10))
     frame = _Frame(width, height, max(1, *(each.answers for each in drawn)) * 1.0, y_min)
     newest = audit[-1] if audit else test[-1]
-    name = "on random checks" if audit else "on known test labels"
+    newest_at = {"accuracy": percent(newest.accuracy, 1), "n": thousands(newest.answers)}
+    said = (
+        _("Accuracy over the answers given; newest on random checks: %(accuracy)s at %(n)s answers")
+        if audit
+        else _("Accuracy over the answers given; newest on known test labels: %(accuracy)s at %(n)s answers")
+    )
     return format_html(
         '<svg class="chart" viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">{}{}{}{}</svg>',
         width,
         height,
         width,
         height,
-        f"Accuracy over the answers given; newest {name}: {percent(newest.accuracy, 1)} at {newest.answers} answers",
+        said % newest_at,
         _axes(frame),
         _band(frame, audit),
         _line(frame, test, "test"),
@@ -147,11 +153,12 @@ def training_chart(
         height,
         width,
         height,
-        f"Accuracy on the random checks while it trains: {percent(newest)} after {minutes:.1f} minutes",
-        _axes(frame, "minutes of training"),
+        _("Accuracy on the random checks while it trains: %(accuracy)s after %(minutes)s minutes")
+        % {"accuracy": percent(newest), "minutes": decimal(minutes)},
+        _axes(frame, _("minutes of training")),
         _points(places),
         *places[-1],
-        f"{percent(newest, 1)} after {minutes:.1f} minutes",
+        _("%(accuracy)s after %(minutes)s minutes") % {"accuracy": percent(newest, 1), "minutes": decimal(minutes)},
     )
 
 
@@ -175,8 +182,14 @@ def reliability_chart(bins: Sequence[Bin], *, width: int = 350, height: int = 29
                 frame.y(each.high),
                 frame.x(each.confidence - x_min),
                 frame.y(each.accuracy),
-                f"{percent(each.confidence, 1)} sure, right on {each.right} of {each.n}"
-                f" ({percent(each.low, 1)} to {percent(each.high, 1)})",
+                _("%(sure)s sure, right on %(right)s of %(n)s (%(low)s to %(high)s)")
+                % {
+                    "sure": percent(each.confidence, 1),
+                    "right": each.right,
+                    "n": each.n,
+                    "low": percent(each.low, 1),
+                    "high": percent(each.high, 1),
+                },
             )
             for each in bins
         ),
@@ -188,8 +201,13 @@ def reliability_chart(bins: Sequence[Bin], *, width: int = 350, height: int = 29
         height,
         width,
         height,
-        "Accuracy over confidence on random checks: "
-        + ", ".join(f"{percent(each.confidence)} sure and {percent(each.accuracy)} right" for each in bins),
+        _("Accuracy over confidence on random checks:")
+        + " "
+        + ", ".join(
+            _("%(sure)s sure and %(right)s right")
+            % {"sure": percent(each.confidence), "right": percent(each.accuracy)}
+            for each in bins
+        ),
         _rows(frame),
         _shares(frame, x_min),
         frame.x(0),
@@ -216,7 +234,7 @@ def columns_chart(columns: Sequence[Column], said: str, *, width: int = 680, hei
         "",
         '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}" text-anchor="end">{}</text>',
         (
-            (_LEFT, width - _RIGHT, y, y, _LEFT - 7, y + 4, f"{at:,.0f}")
+            (_LEFT, width - _RIGHT, y, y, _LEFT - 7, y + 4, thousands(at))
             for at in (step * index for index in range(round(top / step) + 1))
             for y in (round(floor - tall * at / top, 1),)
         ),
@@ -242,7 +260,7 @@ def columns_chart(columns: Sequence[Column], said: str, *, width: int = 680, hei
     return format_html(
         '<svg class="chart columns-chart" viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">'
         "{}{}{}</svg>",
-        *(width, height, width, height, f"{said}: {largest.title} {largest.count:,}", grid, ticks, bars),
+        *(width, height, width, height, f"{said}: {largest.title} {thousands(largest.count)}", grid, ticks, bars),
     )
 
 
@@ -254,7 +272,7 @@ def _column(column: Column, x: float, wide: float, floor: float, scale: float) -
         if part.count:
             tall = part.count * scale
             y -= tall
-            said = f"{column.title}: {part.count:,} {part.title.lower()}"
+            said = f"{column.title}: {thousands(part.count)} {within(part.title)}"
             place = (round(x + wide * 0.12, 1), round(wide * 0.76, 1), round(y, 1), round(tall, 1))
             pieces.append((part.look, *place, said))
     return format_html_join(
@@ -279,7 +297,7 @@ def _shares(frame: _Frame, x_min: float) -> SafeString:
         ),
     )
     return ticks + format_html(
-        '<text x="{}" y="{}" text-anchor="end">{}</text>', frame.width - _RIGHT, frame.height - 4, "confidence"
+        '<text x="{}" y="{}" text-anchor="end">{}</text>', frame.width - _RIGHT, frame.height - 4, _("confidence")
     )
 
 
@@ -304,7 +322,7 @@ def trend(
     )
 
 
-def _axes(frame: _Frame, x_title: str = "answers given") -> SafeString:
+def _axes(frame: _Frame, x_title: str = "") -> SafeString:
     # Less than two minutes are counted in tenths and hundredths.
     shrunk = 1.0 if frame.x_max >= 2 else 100.0
     x_step = nice_step(frame.x_max * shrunk, max(2, frame.width // 90)) / shrunk
@@ -312,10 +330,16 @@ def _axes(frame: _Frame, x_title: str = "answers given") -> SafeString:
     ticks = format_html_join(
         "",
         '<text x="{}" y="{}" text-anchor="middle">{}</text>',
-        ((frame.x(at), frame.height - _BOTTOM + 17, f"{at:,.0f}" if x_step >= 1 else f"{at:g}") for at in columns),
+        (
+            (frame.x(at), frame.height - _BOTTOM + 17, thousands(at) if x_step >= 1 else written(f"{at:g}"))
+            for at in columns
+        ),
     )
     title = format_html(
-        '<text x="{}" y="{}" text-anchor="end">{}</text>', frame.width - _RIGHT, frame.height - 4, x_title
+        '<text x="{}" y="{}" text-anchor="end">{}</text>',
+        frame.width - _RIGHT,
+        frame.height - 4,
+        x_title or _("answers given"),
     )
     return _rows(frame) + ticks + title
 
@@ -354,7 +378,11 @@ def _line(frame: _Frame, estimates: Sequence[Estimate], look: str) -> SafeString
     line = format_html('<polyline class="line {}" points="{}"/>', look, _points(at)) if len(at) > 1 else mark_safe("")
     every = max(1, math.ceil(len(at) / MARKS_AT_MOST))
     marked = list(zip(at, estimates, strict=True))[::-1][::every][::-1]
-    what = "random checks" if look == "audit" else "test images"
+    what = (
+        _("%(rate)s (%(low)s to %(high)s) on %(n)s random checks, after %(answers)s answers")
+        if look == "audit"
+        else _("%(rate)s (%(low)s to %(high)s) on %(n)s test images, after %(answers)s answers")
+    )
     marks = format_html_join(
         "",
         '<circle class="mark {}" cx="{}" cy="{}" r="3"><title>{}</title></circle>',
@@ -362,8 +390,14 @@ def _line(frame: _Frame, estimates: Sequence[Estimate], look: str) -> SafeString
             (
                 look,
                 *place,
-                f"{percent(each.accuracy, 1)} ({percent(each.low, 1)} to {percent(each.high, 1)}) on {each.n} {what},"
-                f" after {each.answers} answers",
+                what
+                % {
+                    "rate": percent(each.accuracy, 1),
+                    "low": percent(each.low, 1),
+                    "high": percent(each.high, 1),
+                    "n": each.n,
+                    "answers": each.answers,
+                },
             )
             for place, each in marked
         ),
@@ -388,7 +422,7 @@ def share_bar(parts: Sequence[Part], label: str) -> SafeString:
         '<rect class="{}" x="{}%" width="{}%" height="100%"><title>{}: {}</title></rect>',
         pieces,
     )
-    said = ", ".join(f"{part.count} {part.title.lower()}" for part in parts)
+    said = ", ".join(f"{part.count} {within(part.title)}" for part in parts)
     return format_html('<svg class="bar" role="img" aria-label="{}: {}">{}</svg>', label, said, rects)
 
 

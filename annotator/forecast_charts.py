@@ -6,9 +6,10 @@ from typing import Any
 
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext as _
 
 from annotator.charts import nice_step
-from annotator.wording import percent
+from annotator.wording import percent, thousands
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 18, 38
 
@@ -41,21 +42,22 @@ def forecast_chart(forecast: Mapping[str, Any], *, width: int = 680, height: int
     edge = [(now, today[3]), *((n, high) for n, _, _, high in future)]
     edge += [(n, low) for n, _, low, _ in reversed(future)] + [(now, today[2])]
     last = forecast["ahead"][-1] if forecast["ahead"] else None
-    said = f"Learning curve: {percent(today[1])} after {now:,} answers"
+    said = _("Learning curve: %(rate)s after %(n)s answers") % {"rate": percent(today[1]), "n": thousands(now)}
     if last:
-        said += f"; {percent(last['accuracy'])} expected after {last['more']:,} more"
+        expected = {"rate": percent(last["accuracy"]), "n": thousands(last["more"])}
+        said += "; " + _("%(rate)s expected after %(n)s more") % expected
     return format_html(
         '<svg class="chart" viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">{}'
         '<polygon class="band" points="{}"/><polyline class="line audit" points="{}"/>'
         '<polyline class="line audit ahead" points="{}"/>'
-        '<line class="today" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}" text-anchor="{}">now</text>{}</svg>',
+        '<line class="today" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}" text-anchor="{}">{}</text>{}</svg>',
         *(width, height, width, height, said),
         _axes(width, height, x_max, y_min, x, y),
         _polyline((x(n), y(rate)) for n, rate in edge),
         _polyline((x(n), y(rate)) for n, rate, *_ in [*past, (now, middle)]),
         _polyline((x(n), y(rate)) for n, rate, *_ in [(now, middle), *future]),
         *(x(now), x(now), _TOP, height - _BOTTOM),
-        *(x(now), _TOP - 6, "middle" if _LEFT + 20 < x(now) < width - 30 else "start"),
+        *(x(now), _TOP - 6, "middle" if _LEFT + 20 < x(now) < width - 30 else "start", _("now")),
         _marks((x(n), y(rate), n, rate) for n, rate in points),
     )
 
@@ -81,9 +83,11 @@ def _axes(width: int, height: int, x_max: float, y_min: float, x: Any, y: Any) -
     ticks = format_html_join(
         "",
         '<text x="{}" y="{}" text-anchor="middle">{}</text>',
-        ((x(at), height - _BOTTOM + 17, f"{at:,.0f}") for at in columns),
+        ((x(at), height - _BOTTOM + 17, thousands(at)) for at in columns),
     )
-    title = format_html('<text x="{}" y="{}" text-anchor="end">answers learnt from</text>', width - _RIGHT, height - 4)
+    title = format_html(
+        '<text x="{}" y="{}" text-anchor="end">{}</text>', width - _RIGHT, height - 4, _("answers learnt from")
+    )
     return grid + ticks + title
 
 
@@ -91,7 +95,10 @@ def _marks(at: Any) -> SafeString:
     return format_html_join(
         "",
         '<circle class="mark audit" cx="{}" cy="{}" r="3"><title>{}</title></circle>',
-        ((cx, cy, f"{percent(rate, 1)} from the first {n:,} answers") for cx, cy, n, rate in at),
+        (
+            (cx, cy, _("%(rate)s from the first %(n)s answers") % {"rate": percent(rate, 1), "n": thousands(n)})
+            for cx, cy, n, rate in at
+        ),
     )
 
 

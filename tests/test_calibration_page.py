@@ -85,7 +85,9 @@ def test_the_error_stands_with_its_interval_and_what_chance_would_show(
     assert "would show about 5.0 % on so many checks" in said
     assert said.count('<circle class="mark audit"') == 2 and 'class="ideal"' in said
     # The same as a table.
-    assert '<td class="number">16</td><td class="number">80.0 %</td><td class="number">58.0 %–92.0 %</td>' in said
+    assert (
+        '<td class="number">16</td><td class="number">80.0 %</td><td class="number keeps">58.0 %–92.0 %</td>' in said
+    )
     assert "Brier score 0.15: 0 would be perfect, 0.50 knows nothing" in said  # two classes: 1 - 1 / 2
     assert "Calibrated by temperature 1.10. Every check" in said
 
@@ -116,7 +118,10 @@ def test_the_promise_of_the_short_lists_and_how_it_was_kept(
     )
     assert "no class 5 %, one class 80 %, two or three 15 %." in said  # what nobody has is not mentioned
     assert "belong to one of the classes, and for each class." in said
-    assert '<th scope="row" class="breaks">cat</th><td class="number">25</td><td class="number">16 of 18</td>' in said
+    assert (
+        '<th scope="row" class="breaks">cat</th><td class="number">25</td><td class="number keeps">16 of 18</td>'
+        in said
+    )
     assert "too few" not in said
     model.metrics["short_list"] |= {"inside": 20, "high": 0.8, "own": 0, "by_class": []}
     model.save()

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+from django.utils.translation import gettext as _
+
 from annotator import queries
 from annotator.charts import Bin
 from annotator.models import Item, ModelVersion, Project, Split
 from annotator.views.choices import is_tiny
-from annotator.wording import percent
+from annotator.wording import decimal, percent
 
 # The same as MIN_AUDIT of ml_worker/calibrate.py.
 CALIBRATED_FROM = 30
@@ -120,13 +122,13 @@ def confidence(model: ModelVersion, names: dict[int, str]) -> Confidence | None:
         high=report["ece_high"],
         chance=report["chance"],
         is_chance=is_chance,
-        lean="" if is_chance or abs(gap) < 0.01 else "too sure" if gap > 0 else "not sure enough",
-        brier=f"{report['brier']:.2f}",
-        brier_blind=f"{1 - 1 / n_classes:.2f}",
+        lean="" if is_chance or abs(gap) < 0.01 else _("too sure") if gap > 0 else _("not sure enough"),
+        brier=decimal(report["brier"], 2),
+        brier_blind=decimal(1 - 1 / n_classes, 2),
         bins=[Bin(*each) for each in report["bins"]],
-        temperature=f"{model.temperature:.2f}",
+        temperature=decimal(model.temperature or 0.0, 2),
         own=[
-            f"{names.get(class_id, 'an archived class')} {degrees:.2f}"
+            f"{names.get(class_id) or _('an archived class')} {decimal(degrees, 2)}"
             for class_id, degrees in report["class_temperatures"]
         ],
     )
@@ -137,7 +139,7 @@ def short_list(model: ModelVersion, names: dict[int, str]) -> ShortList | None:
     report = model.metrics.get("short_list")
     if not report:
         return None
-    words = ("no class", "one class", "two or three", "more than three")
+    words = (_("no class"), _("one class"), _("two or three"), _("more than three"))
     return ShortList(
         promise=cases(report["promise"]),
         n=report["n"],
@@ -151,7 +153,7 @@ def short_list(model: ModelVersion, names: dict[int, str]) -> ShortList | None:
         pooled=report["classes"] - report["own"],
         test=report["test"],
         classes=[
-            ListedClass(names.get(class_id, "an archived class"), *rest)
+            ListedClass(names.get(class_id) or _("an archived class"), *rest)
             for class_id, *rest in report["by_class"][:CLASSES_SHOWN]
         ],
     )
@@ -161,8 +163,8 @@ def cases(promise: float) -> str:
     """A promise as people say it: 0.9 is ``9 of 10 cases``."""
     for of in (10, 20, 100):
         if abs(promise * of - round(promise * of)) < 1e-9:
-            return f"{round(promise * of)} of {of} cases"
-    return f"{percent(promise, 1)} of cases"
+            return _("%(n)s of %(of)s cases") % {"n": round(promise * of), "of": of}
+    return _("%(share)s of cases") % {"share": percent(promise, 1)}
 
 
 def doubt(project: Project, found: dict[str, Any], names: dict[int, str]) -> Doubt | None:
@@ -193,4 +195,6 @@ def _doubtful(found: list[Any], items: dict[int, Item], names: dict[int, str]) -
 
 
 def _in_words(likeliest: list[list[Any]], names: dict[int, str]) -> str:
-    return ", ".join(f"{names.get(class_id, 'an archived class')} {percent(prob)}" for class_id, prob in likeliest)
+    return ", ".join(
+        f"{names.get(class_id) or _('an archived class')} {percent(prob)}" for class_id, prob in likeliest
+    )

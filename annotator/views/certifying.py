@@ -4,12 +4,15 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
 from annotator.access import OWN, REVIEW, allows
 from annotator.actions import certifying, rounds, shares
 from annotator.actions.gate import Gate, gate_of
 from annotator.charts import Part
 from annotator.models import Certificate, Look, Membership, Project, QueueEntry, Round
-from annotator.wording import percent, promised
+from annotator.wording import percent, promised, thousands
 
 LOOKS_SHOWN = 12
 
@@ -62,9 +65,9 @@ def offered(project: Project, offer: rounds.Offer) -> Offered:
     """What a round would be about and cost. At most one query."""
     named = project.classes.filter(pk=offer.class_id).first() if offer.class_id is not None else None
     share = shares.shares(project.settings, is_round_running=True)[QueueEntry.Reason.AUTOMATIC]
-    words = ("one error", "two", "three", "four", "five", "six")
+    words = (_("one error"), _("two"), _("three"), _("four"), _("five"), _("six"))
     return Offered(
-        where=f" as {named.name}" if named else "",
+        where=named.name if named else "",
         first=offer.cost[0],
         cost=list(zip(words, offer.cost[1:], strict=False)),
         chance=percent(offer.chance),
@@ -78,26 +81,46 @@ def offered(project: Project, offer: rounds.Offer) -> Offered:
 def bands(gate: Gate) -> list[Part]:
     """The open images of the pool, by what becomes of them."""
     return [
-        Part("Accepted unseen", gate.accepted, "accepted"),
-        Part("Proposed for review", gate.review, "review"),
-        Part("Kept for asking", gate.asking, "open"),
-    ] + [Part("In the running round", gate.checking, "none_of_these")] * (gate.checking > 0)
+        Part(_("Accepted unseen"), gate.accepted, "accepted"),
+        Part(_("Proposed for review"), gate.review, "review"),
+        Part(_("Kept for asking"), gate.asking, "open"),
+    ] + [Part(_("In the running round"), gate.checking, "none_of_these")] * (gate.checking > 0)
 
 
 def promise(certificate: Certificate) -> str:
     """What a certificate says, as a sentence."""
-    named = f" as {certificate.label_class.name}" if certificate.label_class else ""
-    errors = f"{certificate.errors:,} error{'' if certificate.errors == 1 else 's'}"
-    images = f"{certificate.rest:,} images the model is surest of{named}"
-    if certificate.round:
-        images = (
-            f"{certificate.rest:,} images of round {certificate.round.number}, which the model was surest of{named},"
+    errors = ngettext("%(n)s error", "%(n)s errors", certificate.errors) % {"n": thousands(certificate.errors)}
+    words = {
+        "confidence": promised(certificate.confidence),
+        "target": promised(certificate.target),
+        "images": thousands(certificate.rest),
+        "named": certificate.label_class.name if certificate.label_class else "",
+        "errors": errors,
+        "checks": thousands(certificate.n),
+        "number": certificate.round.number if certificate.round else 0,
+    }
+    # Whole sentences, each of them: pieces cannot be put together in every language.
+    if certificate.round and certificate.label_class:
+        said = _(
+            "With %(confidence)s confidence at least %(target)s of the %(images)s images of round %(number)s, which"
+            " the model was surest of as %(named)s, are right: %(errors)s in %(checks)s random checks among them."
         )
-    among = " among them" if certificate.round else ""
-    return (
-        f"With {promised(certificate.confidence)} confidence at least {promised(certificate.target)} of the {images}"
-        f" are right: {errors} in {certificate.n:,} random checks{among}."
-    )
+    elif certificate.round:
+        said = _(
+            "With %(confidence)s confidence at least %(target)s of the %(images)s images of round %(number)s, which"
+            " the model was surest of, are right: %(errors)s in %(checks)s random checks among them."
+        )
+    elif certificate.label_class:
+        said = _(
+            "With %(confidence)s confidence at least %(target)s of the %(images)s images the model is surest of as"
+            " %(named)s are right: %(errors)s in %(checks)s random checks."
+        )
+    else:
+        said = _(
+            "With %(confidence)s confidence at least %(target)s of the %(images)s images the model is surest of are"
+            " right: %(errors)s in %(checks)s random checks."
+        )
+    return said % words
 
 
 def look_rows(project: Project) -> list[LookRow]:

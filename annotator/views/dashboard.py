@@ -27,7 +27,7 @@ from annotator.views import work as working
 from annotator.views.certifying import panel as gate_panel
 from annotator.views.model_facts import title_of as title_of
 from annotator.views.next_step import Standing, next_step
-from annotator.wording import percent
+from annotator.wording import decimal, percent, thousands, within
 
 TEMPLATE = "dashboard.html"
 # The parts htmx may ask for, by the id of the element they fill.
@@ -77,7 +77,7 @@ def draw_checks(request: PageRequest, project_id: int) -> HttpResponse:
     said = ngettext(
         "%(n)s more random check waits to be answered.", "%(n)s more random checks wait to be answered.", drawn
     )
-    messages.success(request, said % {"n": f"{drawn:,}"})
+    messages.success(request, said % {"n": thousands(drawn)})
     response = redirect(address(project_id, WORTH) + "#unseen")
     response.status_code = 303
     return response
@@ -95,7 +95,7 @@ def context_of(membership: Membership, about: str = WORTH) -> dict[str, Any]:
 
 def _count(raw: str) -> int:
     if not raw.isascii() or not raw.isdigit() or len(raw) > 9:
-        raise InvalidSettings(f"{raw[:20]!r} is not a number of random checks")
+        raise InvalidSettings(_("%(found)s is not a number of random checks") % {"found": repr(raw[:20])})
     return int(raw)
 
 
@@ -132,7 +132,7 @@ def _said(active: list[Job]) -> str:
     said = []
     for job in active:
         quarter = int(job.progress * 4) / 4
-        state = str(job.get_state_display()).lower()
+        state = within(str(job.get_state_display()))
         said.append(f"{job.get_kind_display()}: {state}" + (f", {percent(quarter)}" * (quarter > 0)))
     return "; ".join(said) or _("No job is running")
 
@@ -223,7 +223,7 @@ def _accuracy_card(model: ModelVersion | None, counts: dict[str, dict[str, int]]
         return percent(found.accuracy), said % {
             "low": percent(found.low),
             "high": percent(found.high),
-            "n": f"{found.n:,}",
+            "n": thousands(found.n),
         }
     if audit.answered >= audit.enough:
         return "", _("Enough random checks are answered. The next model shows its estimate.")
@@ -245,7 +245,7 @@ def _worth_card(membership: Membership, still_open: int) -> tuple[str, str]:
         "rest": _("points for the %(n)s answers left, %(minutes)s minutes (%(low)s to %(high)s)"),
         "horizon": _("points for the first %(n)s answers, %(minutes)s minutes (%(low)s to %(high)s)"),
     }[hour.kind]
-    return figure, said % {"n": f"{hour.answers:,}", "minutes": hour.minutes, "low": hour.low, "high": hour.high}
+    return figure, said % {"n": thousands(hour.answers), "minutes": hour.minutes, "low": hour.low, "high": hour.high}
 
 
 def _doubt_card(model: ModelVersion | None, counts: dict[str, dict[str, int]]) -> tuple[str, str]:
@@ -263,14 +263,14 @@ def _doubt_card(model: ModelVersion | None, counts: dict[str, dict[str, int]]) -
         "open images of %(all)s it is less than %(sure)s sure of",
         doubt.unsure(tenths),
     )
-    return f"{doubt.unsure(tenths):,}", said % {"all": f"{sum(tenths):,}", "sure": percent(doubt.UNSURE_BELOW)}
+    return thousands(doubt.unsure(tenths)), said % {"all": thousands(sum(tenths)), "sure": percent(doubt.UNSURE_BELOW)}
 
 
 def _work_card(done: Work, asked: dict[str, int]) -> tuple[str, str]:
     answered, items = sum(asked.values()) - asked[Item.State.OPEN], sum(asked.values())
-    so_far = _("%(n)s of %(all)s images answered") % {"n": f"{answered:,}", "all": f"{items:,}"}
+    so_far = _("%(n)s of %(all)s images answered") % {"n": thousands(answered), "all": thousands(items)}
     pace = done.paces.get(None)
     if pace is None:
         return "", f"{so_far}."
     said = _("answers an hour at the desk, %(seconds)s\xa0s each; %(so_far)s")
-    return f"{pace.per_hour:,}", said % {"seconds": f"{pace.median_s:.1f}", "so_far": so_far}
+    return thousands(pace.per_hour), said % {"seconds": decimal(pace.median_s), "so_far": so_far}

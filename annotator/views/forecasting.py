@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
 
 from annotator import queries
 from annotator.access import OWN, allows
@@ -12,31 +14,31 @@ from annotator.actions.forecasting import Outlook, lasting, points
 from annotator.actions.gate import Gate
 from annotator.forecast_charts import forecast_chart
 from annotator.models import Membership, Project, QueueEntry
-from annotator.wording import percent
+from annotator.wording import between, percent, thousands, written
 
 ORIGINS = {
-    "answered": "Answered by people",
-    "reviewed": "Accepted in review",
-    "imported": "Came with the import",
-    "unseen": "Accepted unseen",
-    "sure": "Open, as sure as what is proposed",
-    "less_sure": "Open, less sure",
+    "answered": gettext_lazy("Answered by people"),
+    "reviewed": gettext_lazy("Accepted in review"),
+    "imported": gettext_lazy("Came with the import"),
+    "unseen": gettext_lazy("Accepted unseen"),
+    "sure": gettext_lazy("Open, as sure as what is proposed"),
+    "less_sure": gettext_lazy("Open, less sure"),
 }
 BASIS = {
-    "answered": "second opinions",
-    "reviewed": "random checks like those proposed",
-    "unseen": "random checks of the certificate",
-    "sure": "random checks it is as sure of",
-    "less_sure": "random checks it is less sure of",
+    "answered": gettext_lazy("second opinions"),
+    "reviewed": gettext_lazy("random checks like those proposed"),
+    "unseen": gettext_lazy("random checks of the certificate"),
+    "sure": gettext_lazy("random checks it is as sure of"),
+    "less_sure": gettext_lazy("random checks it is less sure of"),
 }
-UNTOLD = {"answered": "second opinions would tell"}
+UNTOLD = {"answered": gettext_lazy("second opinions would tell")}
 CHOSEN_BY = {
-    QueueEntry.Reason.TYPICAL: "as typical of many",
-    QueueEntry.Reason.CLOSE_CALL: "by close calls",
-    QueueEntry.Reason.UNSURE: "by doubt",
-    QueueEntry.Reason.DISPUTED: "by dispute",
-    QueueEntry.Reason.UNLIKE: "as unlike what was known",
-    QueueEntry.Reason.SCARCE: "from a scarce class",
+    QueueEntry.Reason.TYPICAL: gettext_lazy("as typical of many"),
+    QueueEntry.Reason.CLOSE_CALL: gettext_lazy("by close calls"),
+    QueueEntry.Reason.UNSURE: gettext_lazy("by doubt"),
+    QueueEntry.Reason.DISPUTED: gettext_lazy("by dispute"),
+    QueueEntry.Reason.UNLIKE: gettext_lazy("as unlike what was known"),
+    QueueEntry.Reason.SCARCE: gettext_lazy("from a scarce class"),
 }
 
 
@@ -59,7 +61,7 @@ def panel(membership: Membership, gate: Gate) -> dict[str, Any]:
         "outlook": found,
         "now": _now(told),
         "ahead": [
-            each | {"gain_shown": f"{100 * each['gain']:.1f}".replace("-", "−"), "between": _between(each)}
+            each | {"gain_shown": written(f"{100 * each['gain']:.1f}").replace("-", "−"), "between": _between(each)}
             for each in told.get("ahead", [])
         ],
         "curve_wide": forecast_chart(told),
@@ -134,25 +136,24 @@ def _now(told: dict[str, Any]) -> float | None:
 
 
 def _between(ahead: dict[str, Any]) -> str:
-    return f"{points(ahead['gain_low'])} to {points(ahead['gain_high'])}"
+    return between(points(ahead["gain_low"]), points(ahead["gain_high"]))
 
 
 def _time(work: forecasting.Work) -> str:
     if work.minutes is None:
         return "–"
-    return f"{'at most ' if work.is_ceiling else ''}{lasting(work.minutes)}"
+    spent = lasting(work.minutes)
+    return _("at most %(time)s") % {"time": spent} if work.is_ceiling else spent
 
 
 def error_rows(errors: dict[str, Any]) -> list[ErrorRow]:
     """The table of errors left: labels there are, then open images."""
     return [
         ErrorRow(
-            title=ORIGINS[row["name"]],
+            title=str(ORIGINS[row["name"]]),
             count=row["count"],
-            wrong=_wrong(row) or "not measured",
-            basis=f"{row['wrong']:,} of {row['checked']:,} wrong: {BASIS[row['name']]}"
-            if row["checked"]
-            else UNTOLD.get(row["name"], ""),
+            wrong=_wrong(row) or _("not measured"),
+            basis=_basis(row),
             is_open=is_open,
         )
         for key, is_open in (("there", False), ("open", True))
@@ -161,13 +162,22 @@ def error_rows(errors: dict[str, Any]) -> list[ErrorRow]:
     ]
 
 
+def _basis(row: dict[str, Any]) -> str:
+    if not row["checked"]:
+        return str(UNTOLD.get(row["name"], ""))
+    counts = {"wrong": thousands(row["wrong"]), "checked": thousands(row["checked"])}
+    return _("%(wrong)s of %(checked)s wrong: %(basis)s") % (counts | {"basis": BASIS[row["name"]]})
+
+
 def _wrong(row: dict[str, Any] | None) -> str:
     """``12 to 122, likely 48``; ``at most 36``; empty where nothing is measured."""
     if not row or row["high"] is None:
         return ""
+    low, high = thousands(row["low"]), thousands(row["high"])
     if row["expected"] is None:
-        return f"{row['low']:,} to {row['high']:,}" if row["low"] else f"at most {row['high']:,}"
-    return f"{row['low']:,} to {row['high']:,}, likely {row['expected']:,.0f}"
+        return between(low, high) if row["low"] else _("at most %(n)s") % {"n": high}
+    ends = {"low": low, "high": high, "likely": thousands(row["expected"])}
+    return _("%(low)s to %(high)s, likely %(likely)s") % ends
 
 
 def gain_sentence(found: Outlook) -> str:
@@ -176,14 +186,25 @@ def gain_sentence(found: Outlook) -> str:
     if not gain:
         return ""
     if gain["lack"]:
-        return f"Not known yet what choosing the questions gains: {gain['lack']}."
-    by = CHOSEN_BY.get(gain["by"], "by the model")
+        return _("Not known yet what choosing the questions gains: %(why)s.") % {"why": gain["lack"]}
     sign = "+" if gain["difference"] >= 0 else ""
-    said = (
-        f"{gain['n']:,} answers chosen {by} teach {percent(gain['chosen'])}, {gain['n']:,} at random"
-        f" {percent(gain['baseline'])}: {sign}{points(gain['difference'])} points"
-        f" ({points(gain['low'])} to {points(gain['high'])})."
-    )
+    said = _(
+        "%(n)s answers chosen %(by)s teach %(chosen)s, %(n)s at random %(random)s: %(difference)s points (%(low)s to"
+        " %(high)s)."
+    ) % {
+        "n": thousands(gain["n"]),
+        "by": CHOSEN_BY.get(gain["by"], _("by the model")),
+        "chosen": percent(gain["chosen"]),
+        "random": percent(gain["baseline"]),
+        "difference": sign + points(gain["difference"]),
+        "low": points(gain["low"]),
+        "high": points(gain["high"]),
+    }
     if gain["worth"]:
-        said += f" They teach as much as {gain['worth']:,} random ones would."
+        worth = ngettext(
+            "They teach as much as %(n)s random one would.",
+            "They teach as much as %(n)s random ones would.",
+            gain["worth"],
+        )
+        said += " " + worth % {"n": thousands(gain["worth"])}
     return said

@@ -23,7 +23,7 @@ from annotator.models import Item, Job, Membership
 from annotator.queries.map import polygon_text
 from annotator.queries.map_points import STATES, Points, points
 from annotator.views import PageRequest, page
-from annotator.wording import percent
+from annotator.wording import percent, thousands
 
 TEMPLATE = "map.html"
 # Parts of the map as a table, for whoever points at nothing: halved so often, always the longer side.
@@ -180,7 +180,7 @@ def choose(request: PageRequest, project_id: int) -> HttpResponse:
     if request.POST.get("do") == "give-back":
         n = choosing.give_back(project=project, annotator=request.user)
         said = ngettext("%(n)s image is back in the common queue.", "%(n)s images are back in the common queue.", n)
-        messages.success(request, said % {"n": f"{n:,}"})
+        messages.success(request, said % {"n": thousands(n)})
         return _see_other(reverse("map", args=[project_id]))
     try:
         chosen = choosing.choose_items(
@@ -191,11 +191,11 @@ def choose(request: PageRequest, project_id: int) -> HttpResponse:
     except WinnowError as error:
         return render(request, TEMPLATE, _context(membership) | {"error": error}, status=error.status)
     said = ngettext("%(n)s image comes first now.", "%(n)s images come first now.", chosen.count)
-    said %= {"n": f"{chosen.count:,}"}
+    said %= {"n": thousands(chosen.count)}
     if chosen.left:
-        said += " " + _("%(n)s more lie there: choose again when these are done.") % {"n": f"{chosen.left:,}"}
+        said += " " + _("%(n)s more lie there: choose again when these are done.") % {"n": thousands(chosen.left)}
     if chosen.held:
-        said += " " + _("%(n)s are being answered by others.") % {"n": f"{chosen.held:,}"}
+        said += " " + _("%(n)s are being answered by others.") % {"n": thousands(chosen.held)}
     messages.success(request, said)
     return _see_other(reverse("label", args=[project_id]))
 

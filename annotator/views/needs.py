@@ -4,11 +4,14 @@ from collections import Counter
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
 from annotator.access import LABEL, OWN, REVIEW, allows
 from annotator.actions import certifying, round_checks, shares
 from annotator.actions.shares import Reason
 from annotator.models import Annotation, Item, Membership, Project, ProjectSettings, QueueEntry, Split, Suspect
-from annotator.wording import percent
+from annotator.wording import percent, thousands
 
 _SHARES = {
     Reason.AUDIT: "audit_share",
@@ -22,7 +25,6 @@ _CALLED = {each.name: each.metadata["title"] for each in fields(ProjectSettings)
 TITLES = {need: _CALLED[name] for need, name in _SHARES.items()}
 # Labels that are looked at for one that waits for a second opinion, the newest images first.
 LOOKED_AT = 1000
-NOBODY_LEFT = "Nobody else to ask about"
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,22 @@ def panel(membership: Membership) -> dict[str, Any]:
     answers = shares.newest_answers(project)[-shares.WINDOW :]
     wanted = shares.shares(project.settings, is_round_running=round_checks.running(project) is not None)
     given = Counter(each.reason if each.reason in wanted else "" for each in answers)
-    rows = [
-        _row(title, wanted[need], given[need], len(answers), _lack(project, need)) for need, title in TITLES.items()
-    ]
-    if allows(membership.role, REVIEW):
-        rows = [replace(row, may_decide=NOBODY_LEFT in row.lack) for row in rows]
+    labellers = {each.user_id for each in Membership.objects.filter(project=project) if allows(each.role, LABEL)}
+    disputed = disputes(project, labellers)
+    lacks = {
+        Reason.AUDIT: _lack_of_checks(project),
+        Reason.BASELINE: _lack_of_open_images(project),
+        Reason.SECOND_OPINION: _lack_of_second_opinions(project, labellers, *disputed),
+        Reason.SUSPECT: _lack_of_suspects(project),
+        Reason.AUTOMATIC: _lack_of_automatic_labels(project),
+    }
+    rows = [_row(_(title), wanted[need], given[need], len(answers), lacks[need]) for need, title in TITLES.items()]
+    if allows(membership.role, REVIEW) and disputed[1]:
+        at = list(TITLES).index(Reason.SECOND_OPINION)
+        rows[at] = replace(rows[at], may_decide=rows[at].lack != "")
     rest = max(0.0, 1.0 - sum(wanted.values()))
     return {
-        "needs": [_row("What teaches the model most", rest, given[""], len(answers), ""), *rows],
+        "needs": [_row(_("What teaches the model most"), rest, given[""], len(answers), ""), *rows],
         "needs_answers": len(answers),
         "needs_window": shares.WINDOW,
         "may_set_needs": allows(membership.role, OWN),
@@ -60,7 +70,7 @@ def panel(membership: Membership) -> dict[str, Any]:
 
 
 def _row(title: str, share: float, count: int, answers: int, lack: str) -> NeedRow:
-    lack = "Switched off." if share == 0 else lack
+    lack = _("Switched off.") if share == 0 else lack
     return NeedRow(title, percent(share, 1 if share * 100 % 1 > 1e-6 else 0), _part(count, answers), count, lack)
 
 
@@ -68,47 +78,47 @@ def _part(count: int, answers: int) -> str:
     return percent(count / answers, 1) if answers else "–"
 
 
-def _lack(project: Project, need: str) -> str:
-    return {
-        Reason.AUDIT: _lack_of_checks,
-        Reason.BASELINE: _lack_of_open_images,
-        Reason.SECOND_OPINION: _lack_of_second_opinions,
-        Reason.SUSPECT: _lack_of_suspects,
-        Reason.AUTOMATIC: _lack_of_automatic_labels,
-    }[Reason(need)](project)
-
-
 def _lack_of_checks(project: Project) -> str:
     checks = Item.objects.filter(project=project, split=Split.AUDIT)
     if checks.filter(state=Item.State.OPEN).exists():
         return ""
-    return "Nothing to ask: every random check is answered." if checks.exists() else "Nothing to ask: none are drawn."
+    return (
+        _("Nothing to ask: every random check is answered.")
+        if checks.exists()
+        else _("Nothing to ask: none are drawn.")
+    )
 
 
 def _lack_of_open_images(project: Project) -> str:
     if round_checks.running(project):
-        return "Paused while a round of checks sets images aside: the others are no sample of the pool."
+        return _("Paused while a round of checks sets images aside: the others are no sample of the pool.")
     there = Item.objects.filter(project=project, split=Split.POOL, state=Item.State.OPEN).exists()
-    return "" if there else "Nothing to ask: no image of the pool is open."
+    return "" if there else _("Nothing to ask: no image of the pool is open.")
 
 
-def _lack_of_second_opinions(project: Project) -> str:
+def _lack_of_second_opinions(project: Project, labellers: set[int], disputed: int, unsettled: int) -> str:
     """What is disputed, and whether anybody is left who can be asked."""
-    labellers = {each.user_id for each in Membership.objects.filter(project=project) if allows(each.role, LABEL)}
-    disputed, unsettled = disputes(project, labellers)
     said = ""
     if disputed:
-        said = f"{disputed:,} image{' is' if disputed == 1 else 's are'} disputed and not learnt from."
+        said = ngettext(
+            "%(n)s image is disputed and not learnt from.", "%(n)s images are disputed and not learnt from.", disputed
+        ) % {"n": thousands(disputed)}
     if unsettled:
-        which = "it" if disputed == 1 else "them" if unsettled == disputed else f"{unsettled:,} of them"
-        said = f"{said} {NOBODY_LEFT} {which}: everybody who labels here has answered."
+        nobody = (
+            _("Nobody else to ask about it: everybody who labels here has answered.")
+            if disputed == 1
+            else _("Nobody else to ask about them: everybody who labels here has answered.")
+            if unsettled == disputed
+            else _("Nobody else to ask about %(n)s of them: everybody who labels here has answered.")
+        )
+        said = f"{said} {nobody % {'n': thousands(unsettled)}}"
     if said:
         return said
     answered = _answered_once(project)
     if len(labellers) < 2 and not any(who not in labellers for who in answered):
-        return "Nobody else to ask: it takes a second person who labels."
+        return _("Nobody else to ask: it takes a second person who labels.")
     if not answered:
-        return "Nothing to ask: no label waits for a second opinion."
+        return _("Nothing to ask: no label waits for a second opinion.")
     return ""
 
 
@@ -137,13 +147,14 @@ def _answered_once(project: Project) -> set[int]:
 
 def _lack_of_suspects(project: Project) -> str:
     waiting = Suspect.objects.filter(project=project, state=Suspect.State.OPEN, item__split=Split.POOL)
-    return "" if waiting.exists() else "Nothing to ask: no label is suspected."
+    return "" if waiting.exists() else _("Nothing to ask: no label is suspected.")
 
 
 def _lack_of_automatic_labels(project: Project) -> str:
     going = round_checks.progress(project)
     if going is not None and going.missing:
-        return f"Round {going.round.number} waits for {going.missing:,} of these; a larger share has them sooner."
+        waits = _("Round %(number)s waits for %(n)s of these; a larger share has them sooner.")
+        return waits % {"number": going.round.number, "n": thousands(going.missing)}
     if going is None and not certifying.accepted_unseen(project).exists():
-        return "Nothing to ask: no label is accepted unseen."
+        return _("Nothing to ask: no label is accepted unseen.")
     return ""

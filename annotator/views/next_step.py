@@ -7,6 +7,7 @@ from django.utils.translation import gettext as _
 
 from annotator.access import LABEL, OWN, REVIEW, VIEW, allows
 from annotator.models import Job, Project, Role
+from annotator.wording import thousands, within
 
 # A screenful of proposals is worth a reviewer's turn; fewer can wait while people go on labelling.
 REVIEW_ENOUGH = 24
@@ -45,7 +46,7 @@ def next_step(project: Project, role: str, standing: Standing) -> NextStep:
     def step(title: str, why: str, button: str, view: str, needed: Role) -> NextStep:
         if allows(role, needed):
             return NextStep(title, why, button, reverse(view, args=[project.pk]))
-        needs = _("This needs the role %(role)s.") % {"role": needed.label.lower()}
+        needs = _("This needs the role %(role)s.") % {"role": within(str(needed.label))}
         return NextStep(title, f"{why} {needs}")
 
     if not standing.items and standing.importing:
@@ -63,22 +64,22 @@ def next_step(project: Project, role: str, standing: Standing) -> NextStep:
     is_reviewed_next = worth_it and (allows(role, REVIEW) or not standing.open)
     if not standing.answered and not is_reviewed_next:
         why = _("%(n)s images wait. The model learns after every %(answers)s answers.") % {
-            "n": f"{standing.items:,}",
+            "n": thousands(standing.items),
             "answers": project.settings.answers_per_refit,
         }
         return step(_("Label the first image"), why, _("Start labelling"), "label", LABEL)
     if is_reviewed_next:
         why = _("The model proposes labels for %(n)s images. Checking a grid is faster than labelling.") % {
-            "n": f"{standing.pending:,}"
+            "n": thousands(standing.pending)
         }
         return step(_("Review proposals"), why, _("Review proposals"), "review", REVIEW)
     if standing.open:
         why = _("%(open)s of %(items)s images have no answer yet.") % {
-            "open": f"{standing.open:,}",
-            "items": f"{standing.items:,}",
+            "open": thousands(standing.open),
+            "items": thousands(standing.items),
         }
         return step(_("Keep labelling"), why, _("Keep labelling"), "label", LABEL)
     why = _("Every image has an answer.")
     if standing.accepted:
-        why = _("Every image has an answer, %(n)s of them unseen.") % {"n": f"{standing.accepted:,}"}
+        why = _("Every image has an answer, %(n)s of them unseen.") % {"n": thousands(standing.accepted)}
     return step(_("Export the labels"), why, _("Export"), "export", VIEW)

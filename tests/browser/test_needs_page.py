@@ -163,7 +163,7 @@ def test_the_panel_promises_and_what_was_accepted_unseen_is_looked_through(
     panel = page.locator("#unseen")
     expect(panel).to_contain_text(f"With 95 % confidence at least 80 % of the {given.rest} images")
     expect(panel).to_contain_text("0 errors in")
-    panel.get_by_role("link", name="look through them").click()
+    panel.get_by_role("link", name="Look through them").click()
     expect(page.locator("#unseen-labels")).to_contain_text(f"These {accepted} labels were accepted unseen")
     shown = page.locator(".tile").count()
     assert shown == page.locator(".tile img").count() > 1
