@@ -55,9 +55,10 @@ def with_interval(estimate: str, low: str, high: str) -> str:
     return _("%(estimate)s (%(low)s to %(high)s)") % {"estimate": estimate, "low": low, "high": high}
 
 
-def within(title: str) -> str:
-    """A title inside a sentence: without its capital, where the language has no use for it."""
-    return str(title) if get_language() in _CAPITALS_STAY else title.lower()
+def within(title: object) -> str:
+    """A title (text, or one that is still to be translated) inside a sentence: without its capital, where the language
+    has no use for it."""
+    return str(title) if get_language() in _CAPITALS_STAY else str(title).lower()
 
 
 def is_storable(text: str) -> bool:
