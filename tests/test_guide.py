@@ -48,7 +48,7 @@ def test_a_class_without_examples_says_so_and_none_is_made_up(
 ) -> None:
     answer(bob, items[0], dog)
     page = guide(login(bob), project)
-    assert page.count("Neither described nor shown by an example yet.") == 2
+    assert page.count("No description and no example yet.") == 2
     assert "thumbnail" not in page
     classes.update_class(label_class=dog, actor=alice, description="Barks.")
     assert "No example image was nominated yet." in guide(login(bob), project)

@@ -3,11 +3,11 @@
 import re
 import uuid
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
@@ -16,8 +16,9 @@ from pytest_django import DjangoAssertNumQueries
 
 from annotator import queries, task_types
 from annotator.actions import projects, queueing
-from annotator.models import Annotation, Item, Job, LabelClass, Project, QueueEntry, Split
+from annotator.models import Annotation, Item, LabelClass, Project, QueueEntry, Split
 from tests.cast import bare_items, make_item
+from tests.embedded_pool import lay_out
 
 Login = Callable[[User], Client]
 evidence = import_module("annotator.queries.evidence")  # the package has a function of this name
@@ -27,22 +28,8 @@ SCRIPTED = {"HTTP_HX_REQUEST": "true"}
 @pytest.fixture
 def embed(project: Project, settings: Any, tmp_path: Path) -> Callable[..., None]:
     """Lay these items on a line, or anywhere: ``embed(items, [0, 1, 3])``."""
-
-    def at(items: list[Item], places: list[Any]) -> None:
-        settings.ARTIFACT_ROOT = tmp_path
-        folder = tmp_path / f"embedding-{uuid.uuid4().hex}"
-        folder.mkdir()
-        order = np.argsort([item.pk for item in items])
-        points = np.asarray(places, np.float32).reshape(len(items), -1)[order]
-        far = np.linalg.norm(points[:, None] - points[None], axis=2)
-        near = np.argsort(far, axis=1)[:, 1:21].astype(np.int32)
-        np.save(folder / "item_ids.npy", np.asarray([items[at].pk for at in order], np.int64))
-        np.save(folder / "embeddings.npy", points)
-        np.save(folder / "neighbours.npy", near)
-        np.save(folder / "distances.npy", np.take_along_axis(far, near, axis=1))
-        Job.objects.create(project=project, kind=Job.Kind.EMBED, state=Job.State.DONE, result={"folder": folder.name})
-
-    return at
+    settings.ARTIFACT_ROOT = tmp_path
+    return partial(lay_out, project, tmp_path)
 
 
 def ask(item: Item, code: str, **told: Any) -> QueueEntry:
