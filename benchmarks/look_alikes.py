@@ -39,17 +39,24 @@ def ours(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return cluster
 
 
+def n_groups(points: np.ndarray) -> int:
+    """As many as ours are."""
+    return max(1, round(len(points) / look_alikes.size_wanted(len(points))))
+
+
 def kmeans(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     seed = int(rng.integers(2**31))
-    return KMeans(len(points) // look_alikes.WANTED, n_init=3, random_state=seed).fit_predict(points)
+    return KMeans(n_groups(points), n_init=3, random_state=seed).fit_predict(points)
 
 
 def hdbscan(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return HDBSCAN(min_cluster_size=10, min_samples=3, max_cluster_size=100, copy=True).fit_predict(points)
+    return HDBSCAN(
+        min_cluster_size=min(10, len(points) // 8), min_samples=3, max_cluster_size=100, copy=True
+    ).fit_predict(points)
 
 
 def at_random(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return rng.permutation(len(points)) % max(1, len(points) // look_alikes.WANTED)
+    return rng.permutation(len(points)) % n_groups(points)
 
 
 def purity(cluster: np.ndarray, targets: np.ndarray) -> tuple[float, float, int, float]:

@@ -66,12 +66,17 @@ def groups(
     ]
 
 
+def size_wanted(n: int) -> float:
+    """Of a group, where n images are grouped."""
+    return min(WANTED, max(6.0, float(np.sqrt(n))))
+
+
 def _ward(points: Floats) -> NDArray[np.int64]:
     """The cluster of each point, int64 (n,), numbered from 0; none of more than AT_MOST points."""
     n = len(points)
     if n < 2:
         return np.zeros(n, np.int64)
-    wanted = min(WANTED, max(6.0, np.sqrt(n)))
+    wanted = size_wanted(n)
     # Copies would make distances of 0 and are no fault; what is not a number would be refused.
     tree = linkage(np.nan_to_num(points.astype(np.float64)), "ward")
     cluster = np.asarray(fcluster(tree, max(1, round(n / wanted)), "maxclust"), np.int64) - 1

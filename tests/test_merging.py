@@ -12,7 +12,7 @@ from django.db import connection
 from django.utils import timezone
 
 from annotator import queries
-from annotator.actions import classes, deciding, labeling, merging, proposing, reviewing, shares
+from annotator.actions import assigning, classes, deciding, labeling, merging, proposing, queueing, reviewing, shares
 from annotator.errors import Conflict, NotFound, WinnowError
 from annotator.models import (
     Annotation,
@@ -546,12 +546,90 @@ def test_two_owners_who_merge_at_once_do_it_once_or_one_after_the_other(
     assert sorted(said) == ["done", "this merge was taken back already; nothing was changed"]
 
 
+@pytest.mark.django_db(transaction=True)
+def test_labelling_reviewing_giving_refilling_and_merging_at_once_block_nobody_for_ever(
+    project: Project,
+    alice: User,
+    bob: User,
+    carol: User,
+    model: ModelVersion,
+    cat: LabelClass,
+    dog: LabelClass,
+    fox: LabelClass,
+) -> None:
+    pool = bare_items(project, [Split.POOL] * 120)
+
+    def label() -> None:
+        for _ in range(25):
+            for entry in queueing.reserve_items(project=project, annotator=bob, count=2):
+                labeling.record_annotation(
+                    project=project,
+                    annotator=bob,
+                    item_id=entry.item_id,
+                    uuid=uuid.uuid4(),
+                    kind="label",
+                    raw_value=cat.pk,
+                )
+
+    def review() -> None:
+        for at in range(8):
+            predictions = [
+                proposing.Predicted(item.pk, cat.pk, 0.9, [(cat.pk, 0.9), (dog.pk, 0.1)]) for item in pool[60:90]
+            ]
+            proposing.store_proposals(project=project, model_version=model, predictions=predictions)
+            waiting = list(Proposal.objects.filter(project=project, state="pending").values_list("pk", flat=True)[:6])
+            if not waiting:
+                continue
+            done = reviewing.decide(
+                project=project, reviewer=carol, accepted=waiting[:3], corrected=dict.fromkeys(waiting[3:], dog.pk)
+            )
+            if at % 2 and done.event_id:
+                reviewing.undo_decision(project=project, reviewer=carol, event_id=done.event_id)
+
+    def give() -> None:
+        for at in range(8):
+            try:
+                done = assigning.assign_images(
+                    project=project,
+                    actor=carol,
+                    of="open",
+                    item_ids=[item.pk for item in pool[90 + 3 * at : 93 + 3 * at]],
+                    class_id=cat.pk,
+                )
+            except Conflict:  # others were there first
+                continue
+            if at % 2:
+                assigning.take_assignment_back(project=project, actor=carol, event_id=done.event_id)
+
+    def refill() -> None:
+        for _ in range(10):
+            ranked = [queueing.Ranked(item.pk, 0.0, "close_call", {"classes": [[cat.pk, 0.5], [dog.pk, 0.4]]})
+                      for item in pool[:60]]  # fmt: skip
+            queueing.fill_queue(project=project, entries=ranked)
+
+    def part_and_merge() -> None:
+        for _ in range(5):
+            first = merge(project, alice, cat, dog)
+            second = merge(project, alice, dog, fox)
+            take_back(project, alice, second)
+            take_back(project, alice, first)
+        merge(project, alice, cat, dog)
+
+    assert side_by_side(label, review, give, refill, part_and_merge) == ["done"] * 5
+    current = Annotation.objects.filter(project=project, superseded_by__isnull=True)
+    assert not current.filter(value={"class": cat.pk}).exists()
+    assert not Proposal.objects.filter(state__in=Proposal.UNDECIDED, label_class=cat).exists()
+    for item in Item.objects.filter(project=project):
+        assert item.state == labeling.state_of(queries.current_annotations(item))
+
+
 # --- many ---------------------------------------------------------------------------------------------------
 
 MANY, DIFFERENTLY = 100_000, 500
 
 
 @pytest.mark.slow
+@pytest.mark.django_db(transaction=True)  # what is put off to the commit counts too
 def test_a_hundred_thousand_answers_are_moved_and_back_in_seconds(
     project: Project, alice: User, bob: User, carol: User, cat: LabelClass, dog: LabelClass
 ) -> None:
