@@ -61,7 +61,7 @@ def _show(request: PageRequest, membership: Membership) -> HttpResponse:
 
 def _start(request: PageRequest, membership: Membership, labels: str) -> None:
     """Import what came with this request, or what came with those before it (``collection``)."""
-    wish = {"actor": request.user, "labels": labels, "label_table": request.FILES.get("label_table")}
+    wish: dict[str, Any] = {"actor": request.user, "labels": labels, "label_table": request.FILES.get("label_table")}
     if "collection" in request.POST:
         collection = _read_collection(request)
         collecting.start_collected_import(project=membership.project, collection=collection, **wish)
