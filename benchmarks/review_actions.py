@@ -6,7 +6,7 @@ A Winnow of its own is started in an empty folder. So many of its digits are ans
 somebody who sees the true digits goes through the review page until so many labels are accepted, or nothing is put up.
 On each screen they drag over each run of neighbours that are wrong and of the same true class and press that class's
 key; then they press the key that accepts the rest. Whenever a screen is empty, they look again (a reload) once the
-model has learnt. Every key press, click, drag, page turn and reload counts as one action, and so does opening the page.
+model has learnt. Every key press, click, drag, page turn and reload counts as one action; so does opening the page.
 
 Printed: actions for each accepted label, by kind; how many of the accepted labels are true; and the same for somebody
 who corrects nothing and only presses the key, which says what the care was worth.

@@ -175,7 +175,7 @@ def _labels(project: Project, chosen: Selection) -> QuerySet[Annotation]:
     return rows
 
 
-def _in_rounds() -> QuerySet[RoundCheck, dict[str, Any]]:
+def _in_rounds() -> QuerySet[Any, Any]:
     return RoundCheck.objects.filter(round__state=Round.State.RUNNING).values("item_id")
 
 

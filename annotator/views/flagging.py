@@ -1,5 +1,7 @@
 """Flags: one image flagged from wherever it is shown, and the page on which reviewers look through what was."""
 
+from typing import Any
+
 from django.http import HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -50,7 +52,8 @@ def toggle(request: PageRequest, project_id: int, item_id: int) -> HttpResponseB
 def show(request: PageRequest, project_id: int) -> HttpResponse:
     """The raised flags, the oldest first, a page at a time by their ids; POST lowers one."""
     membership = get_membership(request.user, project_id, REVIEW)
-    project, context, status = membership.project, {}, 200
+    project, status = membership.project, 200
+    context: dict[str, Any] = {}
     if request.method == "POST":
         try:
             flagging.lower_flag(project=project, flag_id=_id(request.POST.get("flag")), actor=request.user)

@@ -140,7 +140,7 @@ def _decide(request: PageRequest, membership: Membership) -> HttpResponse:
     # What was left undecided, or stays because it is a label, comes again only behind everything else.
     if request.POST.getlist("left") or place.get("show") == LABELS:
         place["after"], place["before"] = request.POST.get("last", ""), ""
-        place["class"] = place.get("class") or QueryDict(decided_at).get("class", "")
+        place["class"] = str(place.get("class") or QueryDict(decided_at).get("class", ""))
     if not request.htmx and not left:
         event = f"&decided={decision.event_id}" if decision.event_id else ""
         return _see_other(project, place.urlencode() + event)
