@@ -40,10 +40,6 @@ class InvalidFilter(WinnowError):
     code = "invalid_filter"
 
 
-class InvalidFilter(WinnowError):
-    code = "invalid_filter"
-
-
 class InvalidImport(WinnowError):
     code = "invalid_import"
 

@@ -191,7 +191,7 @@ def _place(posted: QueryDict) -> QueryDict:
     place = QueryDict(posted.get("place", ""), mutable=True)
     for name in ("class", "show"):
         if name in posted and name not in place:
-            place[name] = posted[name]
+            place[name] = posted.get(name, "")
     return place
 
 
