@@ -339,11 +339,11 @@ def test_a_merge_on_the_page_is_told_in_the_history_and_taken_back_there(
     answer(bob, items[0], cat)
     done = login(alice).post(url, {"do": "merge", "class": cat.pk, "into": dog.pk}, follow=True)
     assert "cat is merged into dog; 1 answer counts there now" in done.text
-    assert "merged cat into dog, with 1 answers" in done.text
+    assert "merged cat into dog, with 1 answer" in done.text
     event = AuditEvent.objects.get(verb="merged a class")
     assert login(bob).post(f"{url}undo/", {"event": event.pk}).status_code == 403
     undone = login(alice).post(f"{url}undo/", {"event": event.pk}, follow=True)
-    assert "cat is a class of its own again, with 1 answers" in undone.text
+    assert "cat is a class of its own again, with 1 answer" in undone.text
     assert login(alice).post(f"{url}undo/", {"event": event.pk}).status_code == 409
 
 
@@ -383,7 +383,7 @@ def test_the_history_tells_each_kind_of_change(
     page = " ".join(login(bob).get(url).text.split())
     for said in (
         "added bird", "renamed bird to owl; gave owl another colour; took the key of owl away; described owl",
-        "moved owl in the list", "showed owl by 1 more examples", "took 1 examples of owl away", "archived owl",
+        "moved owl in the list", "showed owl by 1 more example", "took 1 example of owl away", "archived owl",
         "brought owl back",
     ):  # fmt: skip
         assert said in page
@@ -522,7 +522,7 @@ def test_the_api_does_what_the_page_does(
     assert error(Caller(bob, project).post("classes/assign/", sent)) == (403, "not_allowed")
     assert Caller(carol, project).post("classes/assign/", sent).json()["given"] == 1
     said = [each["said"] for each in caller.get("classes/history/").json()]
-    assert said[0] == "moved 1 images from cat to dog"
+    assert said[0] == "moved 1 image from cat to dog"
     assert error(caller.post("classes/", {"name": "x", "names": ["y"]})) == (422, "invalid_request")
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from annotator.models import AuditEvent, Project
 
@@ -49,30 +50,53 @@ def class_history(project: Project, limit: int = 30) -> list[ClassEvent]:
 
 def _said(event: AuditEvent, names: dict[int, str]) -> str:
     told: dict[str, Any] = event.detail
+    n = told.get("answers", told.get("count", len(told.get("items", []))))
     words = {
         "name": told.get("name") or names.get(told.get("class", 0), "?"),
         "into": told.get("into_name", ""),
-        "n": f"{told.get('answers', told.get('count', len(told.get('items', [])))):,}",
+        "from": told.get("from_name", "?"),
+        "n": f"{n:,}",
     }
-    if event.verb == ASSIGNED:
-        was = str(told.get("of", ""))
-        return {
-            "open": _("gave %(n)s images the class %(name)s"),
-            "none_of_these": _("gave %(n)s images that fitted no class the class %(name)s"),
-        }.get(was, _("moved %(n)s images from %(from)s to %(name)s")) % (words | {"from": told.get("from_name", "?")})
     if event.verb == "changed a class":
         return "; ".join(_changed(told, words["name"])) or _("changed %(name)s") % words
+    return _counted(event.verb, str(told.get("of", "")), n) % words
+
+
+def _counted(verb: str, of: str, n: int) -> str:
+    """The sentence in the form for ``n``, still to be filled in."""
+    if verb == ASSIGNED and of == "open":
+        return ngettext("gave %(n)s image the class %(name)s", "gave %(n)s images the class %(name)s", n)
+    if verb == ASSIGNED and of == "none_of_these":
+        return ngettext(
+            "gave %(n)s image that fitted no class the class %(name)s",
+            "gave %(n)s images that fitted no class the class %(name)s",
+            n,
+        )
+    if verb == ASSIGNED:
+        return ngettext(
+            "moved %(n)s image from %(from)s to %(name)s", "moved %(n)s images from %(from)s to %(name)s", n
+        )
+    if verb == MERGED:
+        return ngettext(
+            "merged %(name)s into %(into)s, with %(n)s answer", "merged %(name)s into %(into)s, with %(n)s answers", n
+        )
+    if verb == SPLIT_BACK:
+        return ngettext(
+            "took the merge of %(name)s into %(into)s back, with %(n)s answer",
+            "took the merge of %(name)s into %(into)s back, with %(n)s answers",
+            n,
+        )
     return {
         "added a class": _("added %(name)s"),
         "archived a class": _("archived %(name)s"),
         "brought a class back": _("brought %(name)s back"),
         "moved a class": _("moved %(name)s in the list"),
-        "added examples": _("showed %(name)s by %(n)s more examples"),
-        "removed examples": _("took %(n)s examples of %(name)s away"),
-        MERGED: _("merged %(name)s into %(into)s, with %(n)s answers"),
-        SPLIT_BACK: _("took the merge of %(name)s into %(into)s back, with %(n)s answers"),
-        GIVEN_BACK: _("took %(n)s images back from %(name)s"),
-    }[event.verb] % words
+        "added examples": ngettext(
+            "showed %(name)s by %(n)s more example", "showed %(name)s by %(n)s more examples", n
+        ),
+        "removed examples": ngettext("took %(n)s example of %(name)s away", "took %(n)s examples of %(name)s away", n),
+        GIVEN_BACK: ngettext("took %(n)s image back from %(name)s", "took %(n)s images back from %(name)s", n),
+    }[verb]
 
 
 def _changed(told: dict[str, Any], name: str) -> list[str]:

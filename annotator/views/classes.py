@@ -213,10 +213,11 @@ def take_back(project: Project, actor: Any, raw: str, *, is_owner: bool) -> str:
     if not is_owner:
         raise NotAllowed(_("this needs the role owner; only owners merge classes and take that back"))
     taken = merging.take_merge_back(project=project, actor=actor, event_id=event.pk)
-    return _("%(name)s is a class of its own again, with %(n)s answers.") % {
-        "name": taken.detail["name"],
-        "n": f"{taken.detail['answers']:,}",
-    }
+    return ngettext(
+        "%(name)s is a class of its own again, with %(n)s answer.",
+        "%(name)s is a class of its own again, with %(n)s answers.",
+        taken.detail["answers"],
+    ) % {"name": taken.detail["name"], "n": f"{taken.detail['answers']:,}"}
 
 
 def _back(request: PageRequest, project: Project) -> str:
