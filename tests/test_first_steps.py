@@ -43,6 +43,15 @@ def test_the_steps_follow_each_other(empty: Project, alice: User, bob: User) -> 
     assert states(empty, alice) == []
 
 
+def test_without_classes_one_may_look_at_groups_of_images_first(login: Login, empty: Project, alice: User) -> None:
+    assert first_steps.steps(empty.memberships.get(user=alice))[1].also is None  # there is nothing to group yet
+    make_item(empty)
+    step = first_steps.steps(empty.memberships.get(user=alice))[1]
+    assert step.also is not None
+    assert login(alice).get(step.also[1]).status_code == 200
+    assert step.also[1] in login(alice).get(reverse("import", args=[empty.pk])).content.decode()
+
+
 def test_classes_may_come_first(project: Project, alice: User) -> None:
     assert states(project, alice) == ["now", "done", "later"]
 

@@ -5,6 +5,7 @@ import shlex
 import uuid as uuids
 from typing import Any
 
+from django.core.files import File
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -66,7 +67,7 @@ def _start(request: PageRequest, membership: Membership, labels: str) -> None:
         collection = _read_collection(request)
         collecting.start_collected_import(project=membership.project, collection=collection, **wish)
     else:
-        uploads = [each for each in request.FILES.getlist("files") if each.name]
+        uploads: list[File[Any]] = [each for each in request.FILES.getlist("files") if each.name]
         importing.start_upload_import(project=membership.project, uploads=uploads, **wish)
 
 
