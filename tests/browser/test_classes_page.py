@@ -175,4 +175,7 @@ def test_nothing_is_wider_than_the_window(
     for address in ("", "discover/"):
         if address:
             page.goto(here + address)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
+        fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        assert page.evaluate(fits), address
+        page.evaluate("document.documentElement.dir = 'rtl'")
+        assert page.evaluate(fits), f"{address}, read from the right"
