@@ -61,7 +61,7 @@ def run_import() -> Job:
 
 
 def arrived(page: Page) -> None:
-    expect(page.locator("#imports article")).to_contain_text("Waiting for a worker to take it", timeout=20_000)
+    expect(page.locator("#imports article").first).to_contain_text("Waiting for a worker to take it", timeout=20_000)
 
 
 def test_from_nothing_to_the_first_labelled_image(visit: Callable[..., Page], alice: User, photos: Path) -> None:
@@ -120,6 +120,37 @@ def test_a_dropped_file_is_taken_wherever_it_falls(importing_page: Page, photos:
     expect(page.locator("#sending-list")).to_contain_text("dropped.png")
     page.get_by_role("button", name="Leave out dropped.png").click()
     expect(page.locator("#sending")).to_be_hidden()
+
+
+def test_a_folder_is_dropped_with_all_that_is_in_it(importing_page: Page, photos: Path) -> None:
+    page = importing_page
+    browser = page.context.new_cdp_session(page)
+    dragged = {"items": [], "files": [str(photos)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        browser.send("Input.dispatchDragEvent", {"type": kind, "x": 500, "y": 500, "data": dragged})
+    said = re.compile(r"^41 files, .* · 1 failed · 2 other files left out$")
+    expect(page.locator("#sending-said")).to_have_text(said)
+    expect(page.locator("#sending-list")).to_contain_text("photos/cats/00.png")
+    send(page)
+    page.get_by_role("button", name="Import the 40 that arrived").click()
+    arrived(page)
+    expect(page.locator("#imports h3")).to_have_text("photos: 40 files")
+    assert run_import().result["imported"] == 38
+
+
+def test_two_tabs_import_side_by_side(importing_page: Page, project: Project, photos: Path) -> None:
+    other = importing_page.context.new_page()
+    other.goto(importing_page.url)
+    (photos / "dogs" / "empty.png").unlink()
+    for page, folder in ((importing_page, photos / "cats"), (other, photos / "dogs")):
+        page.bring_to_front()
+        choose(page, folder)
+        send(page)
+    for page in (importing_page, other):
+        arrived(page)
+    assert run_import_count() == 2
+    assert run_import().result["imported"] == 19
+    assert run_import_count() == 2
 
 
 def test_a_server_in_trouble_is_tried_again(importing_page: Page, photos: Path, complaints: list[str]) -> None:
