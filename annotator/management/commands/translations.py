@@ -1,6 +1,7 @@
 """Collect the texts of pages and scripts, and keep the translations in step with them."""
 
 import io
+import re
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from dataclasses import fields
@@ -73,12 +74,23 @@ def _bring_in_step(language: str, domain: str, is_written: bool) -> list[str]:
         path.with_suffix(".mo").write_bytes(compiled.getvalue())
     where = path.relative_to(settings.BASE_DIR)
     faults = [f"{where}: not translated: {message.id!r}" for message in found if message.id and not _is_done(message)]
-    faults += [f"{where}: {error} in {message.id!r}" for message, errors in found.check() for error in errors]
+    faults += [f"{where}: {error} in {message.id!r}" for message, error in _errors(found, domain)]
     if not is_written and stored != written:
         faults.append(f"{where}: not in step with the texts in the code; run manage.py translations")
     elif not is_written and path.with_suffix(".mo").read_bytes() != compiled.getvalue():
         faults.append(f"{where}: its .mo file is another one's; run manage.py translations")
     return faults
+
+
+def _errors(catalog: Catalog, domain: str) -> Iterator[tuple[Any, str]]:
+    """What would break a sentence where it is filled in. Scripts know no other placeholder than ``%(name)s``."""
+    if domain == "django":
+        yield from ((message, str(error)) for message, errors in catalog.check() for error in errors)
+        return
+    for message in catalog:
+        wanted, said = (set(re.findall(r"%\((\w+)\)s", str(text))) for text in (message.id, message.string))
+        if message.id and _is_done(message) and wanted != said:
+            yield message, f"placeholders {', '.join(sorted(wanted ^ said))} are in one of the two alone,"
 
 
 def _is_done(message: Any) -> bool:
