@@ -26,7 +26,7 @@ STEPS, EXAGGERATED = 500, 150
 _EXAGGERATION, _PERPLEXITY, _NEIGHBOURS = 12.0, 20.0, 60
 # Three nodes a box and dimension; boxes are as wide as the kernel until there are too many of them.
 _EXACT_UP_TO = 200
-_NODES, _BOXES_AT_LEAST, _BOXES_AT_MOST = 3, 40, 140
+_NODES, _BOXES_AT_LEAST, _BOXES_AT_MOST = 3, 12, 140
 _PLACED_BY, _BLOCK = 5, 2048
 _MARGIN = 0.02
 
@@ -151,7 +151,7 @@ def push_by_grid(places: NDArray[np.float64]) -> NDArray[np.float64]:
     grid = np.stack(
         [np.bincount(flat.ravel(), (weights * each[:, None]).ravel(), minlength=nodes * nodes) for each in charges]
     ).reshape(4, nodes, nodes)
-    around = _convolved(np.asarray(grid, np.float64), span / nodes).reshape(4, -1)
+    around = _convolved(grid.astype(np.float32), span / nodes).reshape(4, -1)
     sums, by_x, by_y, by_square = (np.einsum("nk,nk->n", each[flat], weights) for each in around)
     everything = (1 + squares) * sums - 2 * (places[:, 0] * by_x + places[:, 1] * by_y) + by_square
     total = max(float(everything.sum()) - len(places), 1e-12)
@@ -171,14 +171,14 @@ def _nodes_of(at: NDArray[np.float64], boxes: int) -> tuple[NDArray[np.int64], N
     return box[:, None, :] * _NODES + np.arange(_NODES)[None, :, None], shares
 
 
-def _convolved(grid: NDArray[np.float64], spacing: float) -> NDArray[np.float64]:
-    """The sums of k^2 from every node to every other, weighted by the charges (4, M, M)."""
+def _convolved(grid: Floats, spacing: float) -> Floats:
+    """The sums of k^2 from every node to every other, weighted by the charges (4, M, M). In 32 bits: twice as fast."""
     nodes = grid.shape[1]
     size = fft.next_fast_len(2 * nodes, real=True)
     far = np.minimum(np.arange(size), size - np.arange(size)) * spacing
-    kernel = 1.0 / np.square(1.0 + np.square(far)[:, None] + np.square(far)[None, :])
+    kernel = (1.0 / np.square(1.0 + np.square(far)[:, None] + np.square(far)[None, :])).astype(np.float32)
     product = fft.rfft2(grid, (size, size)) * fft.rfft2(kernel)
-    return np.asarray(fft.irfft2(product, (size, size))[:, :nodes, :nodes])
+    return np.asarray(fft.irfft2(product, (size, size))[:, :nodes, :nodes], np.float32)
 
 
 def place(points: Floats, sample: Rows, places: NDArray[np.float64], progress: Progress) -> NDArray[np.float64]:

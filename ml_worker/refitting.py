@@ -176,6 +176,10 @@ def _metrics(project: Project, taken: Snapshot, learned: Learned, embedding: str
             "n": len(taken.train.rows),
             "confused": confusions(learned.probs[taken.train.rows], taken.train.targets),
         },
+        # Settled labels of the pool and the random checks, by class.
+        "by_class": np.bincount(
+            np.concatenate([taken.train.targets, taken.audit.targets]), minlength=len(taken.class_ids)
+        ).tolist(),
         # Open images by their confidence, in tenths from 0 to 1.
         "sure": _tenths(learned.probs[taken.open_rows]),
         **doubt,

@@ -1,6 +1,5 @@
 """What the newest model says of every image it has scored, as the pages read it; refitting.py writes it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,8 @@ from annotator import task_types
 from annotator.models import Annotation, Item, ModelVersion, Project, Split
 
 _BLOCK = 65_536
+# Items asked about at once.
+CHUNK = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,31 +56,34 @@ def _load(root: str, folder: str, embedding: str) -> tuple[NDArray[np.int64], ND
     return np.load(Path(root) / embedding / "item_ids.npy", allow_pickle=False), column, confidence
 
 
-def labels_of(project: Project, wanted: Callable[[int], bool] = lambda class_id: True) -> dict[int, int]:
-    """Class id by item of the pool, for items with a current label; of several the newest. One query."""
+def labels_of(project: Project, item_ids: NDArray[np.int64]) -> dict[int, int]:
+    """Class id by item, for those of these items of the pool that have a current label; of several the newest. One
+    query for each CHUNK of items."""
     task_type = task_types.get(project.task_type)
-    given = Annotation.objects.filter(
-        project=project,
-        kind=Annotation.Kind.LABEL,
-        superseded_by__isnull=True,
-        item__split=Split.POOL,
-        item__state=Item.State.LABELLED,
-    )
-    rows = given.order_by("id").values_list("item_id", "value").iterator(chunk_size=10_000)
-    found = {item_id: task_type.class_ids(value or {})[0] for item_id, value in rows}
-    return {item_id: class_id for item_id, class_id in found.items() if wanted(class_id)}
+    found: dict[int, int] = {}
+    for start in range(0, len(item_ids), CHUNK):
+        given = Annotation.objects.filter(
+            item__in=item_ids[start : start + CHUNK].tolist(),
+            kind=Annotation.Kind.LABEL,
+            superseded_by__isnull=True,
+            item__project=project,
+            item__split=Split.POOL,
+            item__state=Item.State.LABELLED,
+        )
+        newest = given.order_by("item_id", "-id").distinct("item_id").values_list("item_id", "value")
+        found |= {item_id: task_type.class_ids(value or {})[0] for item_id, value in newest}
+    return found
 
 
 def contradicted(project: Project, given_id: int, said_id: int) -> tuple[ModelVersion | None, list[tuple[int, float]]]:
     """Images of the pool labelled as one class that the newest model takes for another, with its confidence, surest
-    first; and that model. Two queries."""
+    first; and that model. One query, and one for each CHUNK of images it takes for that."""
     known = predictions(project)
     if known is None:
         return None, []
-    labelled = np.array(sorted(labels_of(project, lambda class_id: class_id == given_id)), np.int64)
-    rows = np.searchsorted(known.item_ids, labelled).clip(max=max(0, len(known.item_ids) - 1))
-    is_there = known.item_ids[rows] == labelled if len(known.item_ids) else np.zeros(0, bool)
-    rows = rows[is_there]
-    rows = rows[known.best[rows] == said_id]
+    said = known.item_ids[known.best == said_id]
+    labels = labels_of(project, said)
+    labelled = np.array([item_id for item_id in said.tolist() if labels.get(item_id) == given_id], np.int64)
+    rows = np.searchsorted(known.item_ids, labelled)
     rows = rows[np.argsort(-known.confidence[rows], kind="stable")]
     return known.model, [(int(known.item_ids[row]), float(known.confidence[row])) for row in rows]

@@ -22,7 +22,7 @@ from annotator.queries.classwise import wilson
 from annotator.queries.copies import once_each
 
 DAYS = 14
-NEWEST = 50_000
+NEWEST = 20_000
 # Second opinions that agreement is counted from.
 OPINIONS = 1_000
 ANSWERS = (Annotation.Kind.LABEL, Annotation.Kind.SKIP, Annotation.Kind.NONE_OF_THESE)
@@ -99,7 +99,7 @@ def work(project: Project, days: int = DAYS) -> Work:
     now = timezone.now()
     since = (now - timedelta(days=days - 1)).replace(hour=0, minute=0, second=0, microsecond=0)
     rows = Annotation.objects.filter(project=project).order_by("-id")
-    edge = rows.values_list("id", "created_at")[NEWEST : NEWEST + 1].first() if _is_long(project) else None
+    edge = rows.values_list("id", "created_at")[NEWEST : NEWEST + 1].first() if is_long(project) else None
     given = Annotation.objects.filter(
         project=project, source=Annotation.Source.PERSON, kind__in=ANSWERS, created_at__gte=since
     )
@@ -110,7 +110,7 @@ def work(project: Project, days: int = DAYS) -> Work:
     return Work(edge[1] if edge and is_cut else since, is_cut, _given(newest), _paces(newest))
 
 
-def _is_long(project: Project) -> bool:
+def is_long(project: Project) -> bool:
     """Whether there can be more rows than are looked at: ids are counted over all projects."""
     ends = Annotation.objects.filter(project=project).order_by("id").values_list("id", flat=True)
     first, last = ends.first(), ends.last()
@@ -181,7 +181,7 @@ def agreement(project: Project) -> Agreement | None:
     Third opinions, which are asked only where two differ, are left out: they would count the hard images twice.
     """
     newest = Annotation.objects.filter(project=project).order_by("-id").values_list("id", flat=True)
-    edge = newest[NEWEST : NEWEST + 1].first() if _is_long(project) else None
+    edge = newest[NEWEST : NEWEST + 1].first() if is_long(project) else None
     asked = Annotation.objects.filter(
         project=project,
         reason_code=QueueEntry.Reason.SECOND_OPINION,

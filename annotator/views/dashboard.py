@@ -55,7 +55,9 @@ def show(request: PageRequest, project_id: int) -> HttpResponse:
     membership = get_membership(request.user, project_id, VIEW)
     about = request.GET.get("about", "")
     if about and about not in QUESTIONS:
-        raise InvalidSettings(f"about {about[:20]!r} is not one of {', '.join(QUESTIONS)}")
+        raise InvalidSettings(
+            _("about %(about)s is not one of %(known)s") % {"about": repr(about[:20]), "known": ", ".join(QUESTIONS)}
+        )
     part = request.htmx.target if request.htmx and request.htmx.target in PARTS else None
     context = jobs_context(membership) | {"about": about}
     if part != "jobs":
@@ -185,7 +187,7 @@ def _part(
     if about == DOUBT:
         return doubt.panel(membership, model, counts)
     if about == WORK:
-        return working.panel(membership, counts, accepted)
+        return working.panel(membership, model, counts, accepted)
     return {"splits": working.splits(counts, accepted), "given_back": given_back(membership.project)}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.http import HttpResponse
 from django.utils.http import content_disposition_header
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from annotator import queries
@@ -29,7 +30,10 @@ def show(request: PageRequest, project_id: int, which: str) -> HttpResponse:
     """Raises NotFound for numbers there are not, naming those there are."""
     membership = get_membership(request.user, project_id, VIEW)
     if which not in TABLES:
-        raise NotFound(f"there are no numbers called {which[:40]!r}; there are {', '.join(TABLES)}")
+        raise NotFound(
+            _("there are no numbers called %(which)s; there are %(known)s")
+            % {"which": repr(which[:40]), "known": ", ".join(TABLES)}
+        )
     header, rows = TABLES[which](membership)
     out = io.StringIO()
     writer = csv.writer(out)
@@ -119,7 +123,8 @@ def _by_person(membership: Membership) -> Table:
 
 
 def _by_class(membership: Membership) -> Table:
-    return ("class", "labels"), [(each.name, n) for each, n in queries.class_balance(membership.project)]
+    balance, _counted_by = working.class_balance(membership, queries.current_model(membership.project))
+    return ("class", "labels"), [(each.name, n) for each, n in balance]
 
 
 TABLES: dict[str, Callable[[Membership], Table]] = {

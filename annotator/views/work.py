@@ -13,8 +13,8 @@ from django.utils.translation import gettext as _
 from annotator import queries
 from annotator.access import OWN, allows
 from annotator.charts import Column, Part
-from annotator.models import Annotation, Item, Membership, QueueEntry, Split
-from annotator.queries.work import DAYS, REVIEWED, Pace, Work, agreement, names, work
+from annotator.models import Annotation, Item, LabelClass, Membership, ModelVersion, QueueEntry, Split
+from annotator.queries.work import DAYS, NEWEST, REVIEWED, Pace, Work, agreement, is_long, names, work
 from annotator.views import needs
 
 HOURS = 24
@@ -40,11 +40,13 @@ class SplitRow:
     parts: list[Part]
 
 
-def panel(membership: Membership, counts: dict[str, dict[str, int]], accepted: int) -> dict[str, Any]:
+def panel(
+    membership: Membership, model: ModelVersion | None, counts: dict[str, dict[str, int]], accepted: int
+) -> dict[str, Any]:
     """The context of templates/work.html. Some twenty queries, none over more than the newest answers."""
     project = membership.project
     done = work(project)
-    balance = queries.class_balance(project)
+    balance, counted_by = class_balance(membership, model)
     flags = queries.raised_flags(project).count()
     return {
         "work": done,
@@ -58,9 +60,24 @@ def panel(membership: Membership, counts: dict[str, dict[str, int]], accepted: i
         "raised_flags": flags,
         "splits": splits(counts, accepted),
         "balance": balance,
+        "balance_of": counted_by,
+        "newest": NEWEST,
         "balance_most": max((count for _class, count in balance), default=0),
         **needs.panel(membership),
     }
+
+
+def class_balance(
+    membership: Membership, model: ModelVersion | None
+) -> tuple[list[tuple[LabelClass, int]], ModelVersion | None]:
+    """Labelled images by class: counted now or, where that would go over too many answers, as this model found them;
+    that model, or None."""
+    found = (model.metrics.get("by_class") if model else None) or []
+    if model is None or not found or not is_long(membership.project):
+        return queries.class_balance(membership.project), None
+    counts = dict(zip(model.class_ids, found, strict=True))
+    classes = membership.project.classes.all()
+    return [(each, counts.get(each.pk, 0)) for each in classes if not each.is_archived or counts.get(each.pk)], model
 
 
 def reason_title(reason: str) -> str:
