@@ -73,7 +73,8 @@ def merge_classes(*, project: Project, actor: User, source_id: int, target_id: i
         "into_name": target.name, "was_archived": was_archived},
     )  # fmt: skip
     old, new = naming(project, source.pk), naming(project, target.pk)
-    named = "a.value = %(old)s::jsonb AND a.kind IN ('label', 'rejection')"
+    # Not the rejections: who said that it is not the one may have meant that it is the other.
+    named = "a.value = %(old)s::jsonb AND a.kind = 'label'"
     values = {"project": project.pk, "old": json.dumps(old), "value": json.dumps(new), "event": event.pk}
     _lock_items(named, values)
     contested = _contested(named, values)
