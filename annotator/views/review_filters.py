@@ -32,10 +32,11 @@ class Option:
 
 @dataclass(frozen=True)
 class InForce:
-    """A part of the filter in words, and the address without it."""
+    """A part of the filter in words, and the address without it. item_id: the image it is about, for a glance."""
 
     text: str
     without: str
+    item_id: int | None = None
 
 
 def form_of(project: Project, sent: dict[str, str]) -> dict[str, Any]:
@@ -74,7 +75,8 @@ def in_force(project: Project, chosen: Selection) -> list[InForce]:
     words: list[InForce] = []
     for name, value in chosen.sent:
         if name in NARROWING:
-            words.append(InForce(_words(project, name, value), chosen.first_screen(**{name: ""})))
+            item_id = chosen.like if name == "like" else None
+            words.append(InForce(_words(project, name, value), chosen.first_screen(**{name: ""}), item_id))
     return words
 
 
@@ -94,7 +96,7 @@ def _words(project: Project, name: str, value: str) -> str:
         "folder": _("in “%(value)s”"),
         "near": _("near copies"),
         "flagged": _("flagged"),
-        "like": _("like image %(value)s, the likest first"),
+        "like": _("like this image"),
         "group": _("group %(value)s"),
         "inside": _("inside a part of the map"),
     }
