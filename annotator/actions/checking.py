@@ -5,6 +5,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.utils.translation import gettext as _
 
 from annotator import queries, task_types
 from annotator.actions import deciding, flagging
@@ -35,9 +36,12 @@ def check_labels(
     right, doubted, corrected = right or [], doubted or [], corrected or {}
     named = [*right, *doubted, *corrected]
     if len(set(named)) != len(named):
-        raise InvalidAnnotation("an image was named twice; say right, doubted or corrected, once for each")
+        raise InvalidAnnotation(_("an image was named twice; say right, doubted or corrected, once for each"))
     if not named or len(named) > DECISIONS_AT_MOST:
-        raise InvalidAnnotation(f"{len(named)} labels at once; send 1 to {DECISIONS_AT_MOST}")
+        raise InvalidAnnotation(
+            _("%(n)s labels at once; send 1 to %(decisions_at_most)s")
+            % {"n": len(named), "decisions_at_most": DECISIONS_AT_MOST}
+        )
     decision, written, flags = Decision(accepted=len(right)), [], []
     for item_id in sorted(corrected):
         value = _cleaned(project, corrected[item_id])

@@ -11,6 +11,7 @@ import numpy as np
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import Q
+from django.utils.translation import gettext as _
 
 from annotator.actions import needs, queueing, round_checks
 from annotator.errors import Conflict
@@ -86,10 +87,10 @@ def _choosable(project: Project, item_ids: Sequence[int]) -> list[int]:
 
 def _why_none(held: set[int], first: list[int]) -> str:
     if held or first:
-        return "somebody else is answering these images right now; nothing was changed, try again in a few minutes"
-    return (
-        "none of these images can be labelled: they are answered, random checks, or part of a running round; nothing"
-        " was changed"
+        return _("somebody else is answering these images right now; nothing was changed, try again in a few minutes")
+    return _(
+        "none of these images can be labelled: they are answered, random checks, or part of a running"
+        " round; nothing was changed"
     )
 
 

@@ -9,12 +9,14 @@ from statistics import median
 from typing import Any
 
 from django.contrib.auth.models import User
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from annotator import queries
 from annotator.actions.gate import Gate, gate_of
 from annotator.actions.labeling import ANSWERS
 from annotator.models import Annotation, AuditEvent, Job, Project
-from annotator.wording import percent, promised
+from annotator.wording import decimal, percent, promised, thousands, written
 
 # The answers a pace is taken from, and how many say something.
 PACE_ANSWERS, PACE_AT_LEAST = 100, 5
@@ -70,8 +72,11 @@ def outlook(project: Project, user: User, gate: Gate | None = None) -> Outlook:
     kind, advice = advise(forecast)
     reviewing = next((each for each in work if each.name == "review"), None)
     if kind == "stop" and reviewing and reviewing.count and reviewing.minutes is not None:
-        most = "at most " if reviewing.is_ceiling else "about "
-        advice += f"; reviewing the {reviewing.count:,} proposals takes {most}{lasting(reviewing.minutes)}"
+        said = _("%(advice)s; reviewing the %(n)s proposals takes about %(time)s")
+        if reviewing.is_ceiling:
+            said = _("%(advice)s; reviewing the %(n)s proposals takes at most %(time)s")
+        words = {"advice": advice, "n": thousands(reviewing.count), "time": lasting(reviewing.minutes)}
+        advice = said % words
     return Outlook(
         study=study,
         forecast=forecast,
@@ -88,41 +93,67 @@ def advise(forecast: dict[str, Any]) -> tuple[str, str]:
     """What to do, and why in a sentence without its full stop. The first: "stop", "go_on", "open", or "early" before
     anything can be told. The rule is `Forecast.advice` in ml_worker/forecast.py."""
     if not forecast:
-        return "early", "Too early to tell: nothing has been studied yet"
+        return "early", _("Too early to tell: nothing has been studied yet")
     if forecast.get("lack"):
-        return "early", f"Too early to tell: {forecast['lack']}"
+        return "early", _("Too early to tell: %(lack)s") % {"lack": forecast["lack"]}
     ahead = next((each for each in forecast["ahead"] if each["more"] == forecast["advised"]), None)
     if ahead is None:
-        return "stop", "No image is left to ask about"
-    answers = "The next answer is" if ahead["more"] == 1 else f"The next {ahead['more']:,} answers are"
-    between = f"{points(ahead['gain_low'])} to {points(ahead['gain_high'])}"
-    worth = f"{points(ahead['gain'])} point{'' if points(ahead['gain']) in ('1', '1.0') else 's'}"
-    if forecast["advice"] == "stop" and points(ahead["gain"]) == "0":
-        return "stop", f"{answers} not expected to raise accuracy ({between} points): going on pays little"
+        return "stop", _("No image is left to ask about")
+    more, gain = ahead["more"], points(ahead["gain"])
+    # "1.0" is one point, as "1" is.
+    worth = ngettext("%(points)s point", "%(points)s points", 1 if round(100 * ahead["gain"], 1) == 1 else 2)
+    words = {
+        "n": thousands(more),
+        "worth": worth % {"points": gain},
+        "low": points(ahead["gain_low"]),
+        "high": points(ahead["gain_high"]),
+    }
+    if forecast["advice"] == "stop" and gain == "0":
+        said = ngettext(
+            "The next answer is not expected to raise accuracy (%(low)s to %(high)s points): going on pays little",
+            "The next %(n)s answers are not expected to raise accuracy (%(low)s to %(high)s points): going on pays"
+            " little",
+            more,
+        )
+        return "stop", said % words
     if forecast["advice"] == "stop":
-        return "stop", f"{answers} expected to raise accuracy by {worth} ({between}): going on pays little"
+        said = ngettext(
+            "The next answer is expected to raise accuracy by %(worth)s (%(low)s to %(high)s): going on pays little",
+            "The next %(n)s answers are expected to raise accuracy by %(worth)s (%(low)s to %(high)s): going on pays"
+            " little",
+            more,
+        )
+        return "stop", said % words
     if forecast["advice"] == "go_on":
-        return "go_on", f"Go on: {answers[0].lower()}{answers[1:]} worth about {worth} ({between})"
-    return (
-        "open",
-        f"Whether going on pays cannot be told yet: {answers[0].lower()}{answers[1:]} worth {worth} ({between})",
+        said = ngettext(
+            "Go on: the next answer is worth about %(worth)s (%(low)s to %(high)s)",
+            "Go on: the next %(n)s answers are worth about %(worth)s (%(low)s to %(high)s)",
+            more,
+        )
+        return "go_on", said % words
+    said = ngettext(
+        "Whether going on pays cannot be told yet: the next answer is worth %(worth)s (%(low)s to %(high)s)",
+        "Whether going on pays cannot be told yet: the next %(n)s answers are worth %(worth)s (%(low)s to %(high)s)",
+        more,
     )
+    return "open", said % words
 
 
 def points(rate: float) -> str:
     """A difference of rates in percentage points: ``3``, ``0.4``, ``−1``."""
     value = round(100 * rate, 1)
     shown = f"{abs(value):.0f}" if abs(value) >= 2 or value == 0 else f"{abs(value):.1f}"
-    return f"−{shown}" if value < 0 and float(shown) else shown
+    return written(f"−{shown}" if value < 0 and float(shown) else shown)
 
 
 def lasting(minutes: float) -> str:
     """A time as people plan with it."""
     if minutes < 1:
-        return "less than a minute"
+        return _("less than a minute")
     if minutes < 90:
-        return f"{minutes:.0f} minute{'' if round(minutes) == 1 else 's'}"
-    return f"{minutes / 60:.1f} hours" if minutes < 600 else f"{minutes / 60:,.0f} hours"
+        n = round(minutes)
+        return ngettext("%(n)s minute", "%(n)s minutes", n) % {"n": n}
+    return _("%(n)s hours") % {"n": decimal(minutes / 60, 1 if minutes < 600 else 0)}
 
 
 def pace_of(project: Project, user: User) -> Pace | None:
@@ -164,29 +195,31 @@ def _work(
     # A target that is reached leaves nothing to plan.
     if forecast.get("reached") and forecast["reached"][0] != 0:
         likely, few, many = forecast["reached"]
-        title = f"Until {promised(forecast['target'])} accuracy is forecast"
+        title = _("Until %(target)s accuracy is forecast") % {"target": promised(forecast["target"])}
         note = _until(forecast, likely, few, many)
         work.append(Work("target", title, likely, minutes(likely, each_s), note))
     if gate.missing:
-        note = "if none of them shows an error"
-        work.append(
-            Work("certificate", "Random checks a certificate lacks", gate.missing, minutes(gate.missing, each_s), note)
-        )
+        note, title = _("if none of them shows an error"), _("Random checks a certificate lacks")
+        work.append(Work("certificate", title, gate.missing, minutes(gate.missing, each_s), note))
     if gate.review:
         seconds, is_ceiling = (each_s, True) if screenful_s is None else (screenful_s, False)
-        title = "Review the proposals that wait"
+        title = _("Review the proposals that wait")
         work.append(Work("review", title, gate.review, minutes(gate.review, seconds), is_ceiling=is_ceiling))
     still_open = gate.review + gate.asking
     if still_open:
-        work.append(Work("open", "Answer every open image", still_open, minutes(still_open, each_s)))
+        work.append(Work("open", _("Answer every open image"), still_open, minutes(still_open, each_s)))
     return work
 
 
 def _until(forecast: dict[str, Any], likely: int | None, few: int | None, many: int | None) -> str:
     if few is None:
-        return f"out of reach: the curve levels off at about {percent(forecast['floor'])}"
-    if likely is not None:
-        if many is None:
-            return f"{few:,} at least, perhaps never" if few else "perhaps reached already, perhaps never"
-        return f"{few:,} to {many:,}" if few else f"{many:,} at most, perhaps reached already"
-    return f"most likely out of reach; at best after {few:,} answers" if few else "perhaps reached, most likely never"
+        return _("out of reach: the curve levels off at about %(rate)s") % {"rate": percent(forecast["floor"])}
+    if likely is not None and many is None:
+        said = _("%(few)s at least, perhaps never") if few else _("perhaps reached already, perhaps never")
+    elif likely is not None:
+        said = _("%(few)s to %(many)s") if few else _("%(many)s at most, perhaps reached already")
+    elif few:
+        said = _("most likely out of reach; at best after %(few)s answers")
+    else:
+        said = _("perhaps reached, most likely never")
+    return said % {"few": thousands(few), "many": thousands(many or 0)}

@@ -71,22 +71,26 @@ def record_annotation(
     Locks the classes, the uuid, the item row, then its queue entry.
     """
     if kind not in ANSWERS:
-        raise InvalidAnnotation(f"answer {kind!r} is not one of {', '.join(ANSWERS)}")
+        raise InvalidAnnotation(
+            _("answer %(kind)s is not one of %(known)s") % {"kind": repr(kind), "known": ", ".join(ANSWERS)}
+        )
     if milliseconds is not None and not 0 <= milliseconds <= 2**31 - 1:
-        raise InvalidAnnotation(f"time spent {milliseconds} ms is not a sensible number; leave it out")
+        raise InvalidAnnotation(
+            _("time spent %(milliseconds)s ms is not a sensible number; leave it out") % {"milliseconds": milliseconds}
+        )
     # 1. The classes, the uuid, then the item: whoever else uses the one or answers the other waits here.
     class_changes.hold_classes(project)
     lock_uuid(uuid)
     item = Item.objects.select_for_update(no_key=True).filter(project=project, pk=item_id).first()
     if item is None:
-        raise NotFound(f"there is no item {item_id} in this project")
+        raise NotFound(_("there is no item %(item_id)s in this project") % {"item_id": item_id})
     # 2. The same answer again? Asked under the locks, so that a twin that was on its way has landed.
     repeated = Annotation.objects.filter(uuid=uuid).first()
     if repeated is not None:
         return _same_answer(repeated, item, annotator, kind, raw_value)
     # 3. May this person answer?
     if item.split == Split.TEST:
-        raise Conflict("this image belongs to the held-out test set; it is not labelled here")
+        raise Conflict(_("this image belongs to the held-out test set; it is not labelled here"))
     value = None
     if kind == Annotation.Kind.LABEL:
         value = _value(project, raw_value)
@@ -152,7 +156,10 @@ def lock_uuid(uuid: uuids.UUID) -> None:
 def _same_answer(repeated: Annotation, item: Item, annotator: User, kind: str, raw_value: Any) -> Annotation:
     is_same = (repeated.item_id, repeated.annotator_id, repeated.kind) == (item.pk, annotator.pk, kind)
     if not is_same or not _says(repeated, raw_value):
-        raise Conflict(f"the id {repeated.uuid} was already used for another answer; make a new one for each answer")
+        raise Conflict(
+            _("the id %(uuid)s was already used for another answer; make a new one for each answer")
+            % {"uuid": repeated.uuid}
+        )
     return repeated
 
 
@@ -344,7 +351,10 @@ def _own_answers(project: Project, annotator: User) -> QuerySet[Annotation]:
 def _same_undo(repeated: Annotation, project: Project, annotator: User) -> Annotation | None:
     is_same = (repeated.project_id, repeated.annotator_id) == (project.pk, annotator.pk)
     if not is_same or repeated.kind != Annotation.Kind.RETRACTION:
-        raise Conflict(f"the id {repeated.uuid} was already used for something else; make a new one for each undo")
+        raise Conflict(
+            _("the id %(uuid)s was already used for something else; make a new one for each undo")
+            % {"uuid": repeated.uuid}
+        )
     return repeated.supersedes
 
 

@@ -8,11 +8,13 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from annotator import queries, task_types
 from annotator.actions import class_changes, flagging, labeling, proposing, training
 from annotator.errors import InvalidAnnotation, NotFound
 from annotator.models import Annotation, AuditEvent, Item, Project, Proposal, QueueEntry, Split
+from annotator.wording import within
 
 # A withdrawn proposal may still be decided: it only means a newer model says otherwise, and a person outranks both.
 # So may one that was accepted unseen: somebody looks now.
@@ -75,7 +77,9 @@ def decide(
         proposal.pk: proposal for proposal in Proposal.objects.filter(project=project, pk__in=verdicts).order_by("pk")
     }
     if missing := sorted(set(verdicts) - set(proposals)):
-        raise NotFound(f"there is no proposal {missing[0]} in this project; reload the page")
+        raise NotFound(
+            _("there is no proposal %(missing)s in this project; reload the page") % {"missing": missing[0]}
+        )
     item_ids = [proposal.item_id for proposal in proposals.values()]
     items = {
         item.pk: item for item in Item.objects.select_for_update(no_key=True).filter(pk__in=item_ids).order_by("pk")
@@ -132,11 +136,14 @@ def _verdicts(
     for pk, raw in corrected.items():
         verdicts[pk] = ("corrected", task_type.with_classes(task_type.clean(raw, class_ids), merged))
     if len(verdicts) != len(accepted) + len(rejected) + len(corrected):
-        raise InvalidAnnotation("a proposal was named twice; say accept, reject or correct, once for each")
+        raise InvalidAnnotation(_("a proposal was named twice; say accept, reject or correct, once for each"))
     if not verdicts:
-        raise InvalidAnnotation("nothing was decided; name at least one proposal")
+        raise InvalidAnnotation(_("nothing was decided; name at least one proposal"))
     if len(verdicts) > DECISIONS_AT_MOST:
-        raise InvalidAnnotation(f"{len(verdicts)} decisions at once; send at most {DECISIONS_AT_MOST}")
+        raise InvalidAnnotation(
+            _("%(n)s decisions at once; send at most %(decisions_at_most)s")
+            % {"n": len(verdicts), "decisions_at_most": DECISIONS_AT_MOST}
+        )
     return verdicts
 
 
@@ -160,15 +167,17 @@ def _obstacle(
     if proposal.state == verdict and proposal.decided_by_id == reviewer.pk:
         return None
     if proposal.state not in DECIDABLE:
-        return f"it was {proposal.get_state_display().lower()} meanwhile"
+        return _("it was %(state)s meanwhile") % {"state": within(proposal.get_state_display())}
     if item.state != Item.State.OPEN:
-        return "somebody answered this image meanwhile"
+        return _("somebody answered this image meanwhile")
     if item.split == Split.AUDIT:
-        return "this image became a random check meanwhile; those are answered without a proposal in sight"
+        return _("this image became a random check meanwhile; those are answered without a proposal in sight")
     if item.pk in holders:
-        return f"{holders[item.pk]} is answering this image right now"
+        return _("%(holders)s is answering this image right now") % {"holders": holders[item.pk]}
     if verdict == "accepted" and proposal.label_class_id in archived:
-        return f"the class {archived[proposal.label_class_id]!r} is archived; choose another one"
+        return _("the class %(archived)s is archived; choose another one") % {
+            "archived": repr(archived[proposal.label_class_id])
+        }
     return None
 
 
@@ -224,7 +233,7 @@ def undo_decision(*, project: Project, reviewer: User, event_id: int) -> int:
     class_changes.hold_classes(project)
     event = AuditEvent.objects.filter(project=project, actor=reviewer, verb__in=UNDOABLE, pk=event_id).first()
     if event is None:
-        raise NotFound(f"there is no decision {event_id} of yours in this project")
+        raise NotFound(_("there is no decision %(event_id)s of yours in this project") % {"event_id": event_id})
     decided = set(Annotation.objects.filter(pk__in=event.detail["annotations"]).values_list("item_id", "created_at"))
     items = {
         item.pk: item

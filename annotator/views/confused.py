@@ -52,7 +52,7 @@ def _decide(request: PageRequest, membership: Membership) -> str:
         raise InvalidAnnotation(_("No class was chosen; choose what the image is, then decide."))
     decision = deciding.decide(
         project=membership.project,
-        item_id=_number(request.POST.get("item", ""), "an image"),
+        item_id=_number(request.POST.get("item", ""), _("%(found)s is not an image; reload the page")),
         actor=request.user,
         uuid=_uuid(request.POST.get("uuid", "")),
         raw_value=None if named == NONE else named,
@@ -63,9 +63,9 @@ def _decide(request: PageRequest, membership: Membership) -> str:
     }
 
 
-def _number(raw: str, what: str) -> int:
+def _number(raw: str, refusal: str) -> int:
     if not raw.isascii() or not raw.isdigit() or len(raw) > 18:
-        raise InvalidSettings(f"{raw[:20]!r} is not {what}; reload the page")
+        raise InvalidSettings(refusal % {"found": repr(raw[:20])})
     return int(raw)
 
 
@@ -73,11 +73,12 @@ def _uuid(raw: str) -> uuids.UUID:
     try:
         return uuids.UUID(raw)
     except ValueError:
-        raise InvalidAnnotation(f"uuid {raw[:40]!r} is not a UUID; reload the page") from None
+        why = _("uuid %(found)s is not a UUID; reload the page")
+        raise InvalidAnnotation(why % {"found": repr(raw[:40])}) from None
 
 
 def _class(project: Project, raw: str) -> LabelClass:
-    found = project.classes.filter(pk=_number(raw, "a class")).first()
+    found = project.classes.filter(pk=_number(raw, _("%(found)s is not a class; reload the page"))).first()
     if found is None:
         raise NotFound(_("There is no such class in this project."))
     return found

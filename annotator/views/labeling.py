@@ -188,12 +188,15 @@ def _read_answers(raw: str) -> list[dict[str, str]]:
     except (ValueError, RecursionError):
         answers = None
     if not isinstance(answers, list) or not all(isinstance(each, dict) for each in answers):
-        raise InvalidAnnotation("answers is not a JSON list of objects; reload the page")
+        raise InvalidAnnotation(_("answers is not a JSON list of objects; reload the page"))
     if len(answers) > TOGETHER_AT_MOST:
-        raise InvalidAnnotation(f"{len(answers)} answers at once; send at most {TOGETHER_AT_MOST}")
+        raise InvalidAnnotation(
+            _("%(n)s answers at once; send at most %(together_at_most)s")
+            % {"n": len(answers), "together_at_most": TOGETHER_AT_MOST}
+        )
     forms = [{name: str(value) for name, value in each.items() if value is not None} for each in answers]
     if not all(is_storable("".join([name, value])) for form in forms for name, value in form.items()):
-        raise InvalidAnnotation("answers contains a character that cannot be kept; reload the page")
+        raise InvalidAnnotation(_("answers contains a character that cannot be kept; reload the page"))
     return forms
 
 
@@ -213,7 +216,10 @@ def _read_answer(posted: Mapping[str, Any]) -> dict[str, Any]:
 def _read_number(raw: str | None, name: str) -> int:
     # Longer than any id; int() itself would refuse thousands of digits with an error of its own.
     if raw is None or not raw.isascii() or not raw.isdigit() or len(raw) > 18:
-        raise InvalidAnnotation(f"{name} {(raw or '')[:40]!r} is not a whole number; reload the page")
+        raise InvalidAnnotation(
+            _("%(name)s %(found)s is not a whole number; reload the page")
+            % {"name": name, "found": repr((raw or "")[:40])}
+        )
     return int(raw)
 
 
@@ -221,7 +227,9 @@ def _read_uuid(raw: str | None) -> uuids.UUID:
     try:
         return uuids.UUID(raw or "")
     except ValueError:
-        raise InvalidAnnotation(f"uuid {(raw or '')[:40]!r} is not a UUID; reload the page") from None
+        raise InvalidAnnotation(
+            _("uuid %(found)s is not a UUID; reload the page") % {"found": repr((raw or "")[:40])}
+        ) from None
 
 
 def _hint_was_shown(user: User, project: Project, shown: str | None, item_id: int) -> bool:

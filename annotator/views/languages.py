@@ -8,6 +8,7 @@ from django.middleware.locale import LocaleMiddleware
 from django.shortcuts import redirect, resolve_url
 from django.utils import translation
 from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from annotator.errors import InvalidSettings
@@ -38,7 +39,12 @@ def choose(request: HttpRequest) -> HttpResponse:
     wanted = request.POST.get("language", "")
     if wanted not in dict(settings.LANGUAGES):
         spoken = ", ".join(code for code, _ in settings.LANGUAGES)
-        return refused(request, InvalidSettings(f"language {wanted[:20]!r} is not one of {spoken}"))
+        return refused(
+            request,
+            InvalidSettings(
+                _("language %(wanted)s is not one of %(spoken)s") % {"wanted": repr(wanted[:20]), "spoken": spoken}
+            ),
+        )
     # Not a field of the form: an address in the page that says "not found" would tell what was asked for.
     back = request.headers.get("referer", "")
     is_here = url_has_allowed_host_and_scheme(back, {request.get_host()}, require_https=request.is_secure())

@@ -256,7 +256,7 @@ def form_fields(values: dict[str, Any], wrong: dict[str, str]) -> list[tuple[str
     """
     every = [each for each in fields(ProjectSettings) if each.name != "parameters"]
     made = {each.name: _field(each, values.get(each.name, each.default), values, wrong) for each in every}
-    groups = [(title, [made.pop(name) for name in names if name in made]) for title, names in GROUPS]
+    groups = [(str(title), [made.pop(name) for name in names if name in made]) for title, names in GROUPS]
     groups[-1][1].extend(made.values())
     return groups
 

@@ -197,7 +197,9 @@ def _place(posted: QueryDict) -> QueryDict:
 
 def _read_id(raw: str | None) -> int:
     if raw is None or not raw.isascii() or not raw.isdigit() or len(raw) > 18:
-        raise InvalidAnnotation(f"{(raw or '')[:40]!r} is not the number of a proposal; reload the page")
+        raise InvalidAnnotation(
+            _("%(found)s is not the number of a proposal; reload the page") % {"found": repr((raw or "")[:40])}
+        )
     return int(raw)
 
 
