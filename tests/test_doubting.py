@@ -90,6 +90,23 @@ def test_a_refit_keeps_how_true_confidence_and_lists_are(
     assert kept["sizes"] == pytest.approx([(sizes == 0).mean(), (sizes == 1).mean(), (sizes == 2).mean(), 0])
 
 
+def test_a_model_keeps_what_it_takes_for_what_and_how_sure_it_is(
+    project: Project, pictures: list[Item], tell: Answer
+) -> None:
+    tell(pictures[:CHECKS] + pictures[CHECKS : CHECKS + 20])
+    taken, learned = learn(project, pictures)
+    kept = refitting._metrics(project, taken, learned, "x", "label_spreading")
+    assert sum(kept["sure"]) == len(taken.open_rows) and len(kept["sure"]) == 10
+    surest = learned.probs[taken.open_rows].max(axis=1)
+    assert kept["sure"][9] == int((surest >= 0.9).sum())
+    assert kept["labels"]["n"] == 20
+    wrong = int((learned.probs[taken.train.rows].argmax(axis=1) != taken.train.targets).sum())
+    assert sum(n for _given, _said, n in kept["labels"]["confused"]) == wrong
+    assert sum(n for _given, _said, n in kept["audit"]["confused"]) == CHECKS - kept["audit"]["correct"]
+    dogs = sum(is_dog(each) for each in pictures[: CHECKS + 20])
+    assert kept["by_class"] == [CHECKS + 20 - dogs, dogs]
+
+
 def test_checks_are_told_in_the_order_they_were_answered(project: Project, pictures: list[Item], tell: Answer) -> None:
     order = [int(number) for number in np.random.default_rng(3).permutation(CHECKS)]
     tell([pictures[number] for number in order] + pictures[CHECKS : CHECKS + 20])

@@ -111,6 +111,7 @@ def test_embedding_leaves_arrays_and_asks_for_a_refit(project: Project, pool: li
     assert len(embedded.item_ids) == 120
     assert embedded.pool.embeddings.shape[0] == 120
     assert Job.objects.filter(project=project, kind=Job.Kind.REFIT, state=Job.State.QUEUED).count() == 1
+    assert Job.objects.filter(project=project, kind=Job.Kind.MAP, state=Job.State.QUEUED).count() == 1
 
 
 def test_a_second_embedding_decodes_only_what_is_new(
