@@ -70,12 +70,14 @@ class Found:
 @dataclass(frozen=True)
 class Screen:
     """rows: proposals, or annotations where labels are shown. after, before: the places to go on from; empty: there
-    is nothing. is_cut: nothing more was found within what one screen may look through, and there is more."""
+    is nothing. places: of each row, for a window that holds fewer; none where rows are laid out by likeness. is_cut:
+    nothing more was found within what one screen may look through, and there is more."""
 
     rows: list[Any] = field(default_factory=list)
     after: str = ""
     before: str = ""
     is_cut: bool = False
+    places: list[str] = field(default_factory=list)
 
 
 def chosen_rows(project: Project, chosen: Selection) -> QuerySet[Any]:
@@ -119,11 +121,13 @@ def screen(project: Project, chosen: Selection, base: QuerySet[Any] | None = Non
     base = chosen_rows(project, chosen) if base is None else base
     keep = _sieve(project, chosen)
     look = _nearest(project, chosen, base, keep) if chosen.like is not None else _in_order(chosen, base, keep)
+    rows, places = _whole(chosen, [key.pk for key in look.keys]), {key.pk: _place(chosen, key) for key in look.keys}
     found = Screen(
-        rows=_whole(chosen, [key.pk for key in look.keys]),
+        rows=rows,
         after=_place(chosen, look.after) if look.after else "",
         before=_place(chosen, look.before) if look.before else "",
         is_cut=look.is_cut,
+        places=[places[row.pk] for row in rows],
     )
     return _alike(project, found) if chosen.sort == SIMILAR and chosen.like is None else found
 

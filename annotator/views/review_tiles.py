@@ -22,7 +22,7 @@ class Tile:
     """One image in the grid. pk: what its fields name, the proposal, or the item where labels are shown.
 
     ``short_list``: the listed classes in words, or the likeliest where no list has a promise. ``listed``: their ids;
-    ``others``: what else it may be, for the tile itself; ``by``: who gave a label.
+    ``others``: what else it may be, for the tile itself; ``by``: who gave a label; ``after``: its place on the way.
     """
 
     pk: int
@@ -37,6 +37,7 @@ class Tile:
     listed: tuple[int, ...] = ()
     others: str = ""
     by: str = ""
+    after: str = ""
 
 
 def tiles_of(project: Project, user_id: int, chosen: Selection, rows: list[Any]) -> list[Tile]:

@@ -253,6 +253,8 @@ def _context(
         found = queries.screen(project, chosen)
     here = EVERY_CLASS if label_class is None else str(label_class.pk)
     tiles = tiles_of(project, request.user.pk or 0, chosen, found.rows)
+    if found.places:
+        tiles = [replace(tile, after=place) for tile, place in zip(tiles, found.places, strict=True)]
     context = {
         "project": project,
         "membership": membership,

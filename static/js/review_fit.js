@@ -25,16 +25,29 @@ export function fitting() {
   return Math.min(AT_MOST, Math.max(AT_LEAST, columns * wanted));
 }
 
-/** Remember what fits; the number, where the server gave another one and has more or fewer to give. */
+/** Remember what fits, for the screens to come. An address that names a number has its way. */
 export function rememberFit() {
   const fits = fitting();
-  const grid = document.getElementById("grid");
-  if (fits === null || new URLSearchParams(location.search).has("tiles")) return null;
-  remember("winnow_tiles", fits);
-  const served = Number(grid.dataset.tiles);
-  const shown = document.querySelectorAll(".tile").length;
-  const isOther = shown > fits || (served < fits && shown === served);
-  return isOther ? fits : null;
+  if (fits !== null && !new URLSearchParams(location.search).has("tiles")) remember("winnow_tiles", fits);
+}
+
+/** On the first screen ever the server did not know the window: what does not fit moves to the next screen. */
+export function dropWhatDoesNotFit() {
+  const fits = fitting();
+  const all = [...document.querySelectorAll(".tile")];
+  if (fits === null || all.length <= fits || document.cookie.includes("winnow_tiles=")) return;
+  const place = all[fits - 1].dataset.after;
+  if (!place || new URLSearchParams(location.search).has("tiles")) return;
+  for (const tile of all.slice(fits)) tile.remove();
+  const next = new URLSearchParams(document.querySelector("[name=here]").value);
+  next.delete("before");
+  next.set("after", place);
+  document.querySelector("[name=last]").value = place;
+  const link = document.getElementById("screen-next");
+  link.setAttribute("href", `?${next}`);
+  link.removeAttribute("aria-disabled");
+  link.removeAttribute("role");
+  link.classList.remove("gone");
 }
 
 /** One size smaller or larger; whether there is one. */

@@ -4,7 +4,7 @@
 
 import { keyHelp, plainKey, showHelpButton } from "./keys.js";
 import "./review_dragging.js";
-import { rememberFit, resize } from "./review_fit.js";
+import { dropWhatDoesNotFit, rememberFit, resize } from "./review_fit.js";
 import { bringBack, classOf, forget, judge, stepBack, verdictOf } from "./review_marks.js";
 import { boxOf, focus, focusedTile, keepInOrder, target, tiles } from "./review_moving.js";
 import { fetchAhead, forgetAhead, gridAt } from "./review_screens.js";
@@ -364,8 +364,9 @@ function setUp() {
   setTimeout(fetchAhead, 400); // this screen's own pictures first
 }
 
+dropWhatDoesNotFit();
 setUp();
-if (rememberFit() !== null) goTo(location.search || "?");
+rememberFit();
 let settle = null;
 window.addEventListener("resize", () => {
   clearTimeout(settle);

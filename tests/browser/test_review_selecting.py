@@ -188,12 +188,19 @@ def test_the_window_says_how_many_tiles_there_are_and_that_is_remembered(
     many(project, model, cat, 130)
     page = visit(carol, f"/projects/{project.pk}/review/", viewport={"width": 1280, "height": 800})
     wait_until(lambda: page.evaluate("document.cookie.includes('winnow_tiles')"), 5, "what fits was remembered")
-    page.wait_for_load_state("networkidle")
     fits = page.locator(".tile").count()
     assert 20 <= fits < 60
     last = page.locator(".tile").last.bounding_box()
     bar = page.locator("#accept-bar").bounding_box()
     assert last is not None and bar is not None and last["y"] + last["height"] <= bar["y"] + 1
+    # The next screen goes on where this one ends.
+    shown = [each.get_attribute("data-tile") for each in page.locator(".tile").all()]
+    in_order = [str(pk) for pk in Proposal.objects.order_by("confidence", "id").values_list("pk", flat=True)]
+    assert shown == in_order[:fits]
+    page.keyboard.press(".")
+    expect(page.locator(".tile").first).to_have_attribute("data-tile", in_order[fits])
+    page.go_back()
+    expect(page.locator(".tile").first).to_have_attribute("data-tile", in_order[0])
     page.get_by_role("button", name="Smaller images").click()
     wait_until(lambda: page.locator(".tile").count() > fits, 5, "there were more tiles")
     smaller = page.locator(".tile").count()
