@@ -1,5 +1,6 @@
 """Pages in the reader's language: every text is marked, every marked text is translated."""
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,19 @@ from django.core.management import call_command
 from django.template.base import DebugLexer, TokenType
 from django.test import Client
 
+from annotator import errors
+from annotator.errors import WinnowError
 from annotator.models import Project
 
+ANNOTATOR = settings.BASE_DIR / "annotator"
 TEMPLATES = sorted((settings.BASE_DIR / "templates").rglob("*.html"))
-# Pages whose texts nobody has marked yet.
-NOT_YET = (
-    *("importing", "job", "labeling", "project_form"),
-    *("projects", "reviewing", "task_types/single_label"),
-)
+SCRIPTS = sorted((settings.BASE_DIR / "static" / "js").glob("*.js"))
+# Where people's requests are answered. What is pure, such as annotator/formats, and the API speak English.
+SHOWN = [
+    ANNOTATOR / "access.py",
+    *(path for name in ("actions", "models", "queries", "views") for path in sorted((ANNOTATOR / name).glob("*.py"))),
+]
+REFUSALS = {name for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, WinnowError)}
 # Attributes that people read or hear.
 SPOKEN = re.compile(r"""\s(?:title|alt|placeholder|aria-label|aria-description|content)="([^"]*)\"""")
 # Said the same in every language.
@@ -40,7 +46,7 @@ def unmarked(source: str) -> list[str]:
                 inside = ""
         # What a tag or a variable gives is somebody else's business; it parts the text around it.
         plain += token.contents if token.token_type == TokenType.TEXT and not inside else "\x00"
-    plain = re.sub(r"<(script|style|code|pre)\b.*?</\1>|<!--.*?-->", "", plain, flags=re.S)
+    plain = re.sub(r"<(script|style|code|pre)\b.*?</\1>|<p class=.code\b.*?</p>|<!--.*?-->", "", plain, flags=re.S)
     for piece in [*SPOKEN.findall(plain), *re.split(r"<[^>]*>|\x00", plain)]:
         piece = " ".join(re.sub(r"\x00", " ", piece).split())
         if re.search(r"[A-Za-z]{2}", NAMES.sub("", piece)):
@@ -50,8 +56,7 @@ def unmarked(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=[str(path.relative_to(settings.BASE_DIR)) for path in TEMPLATES])
 def test_every_text_of_a_template_is_marked_for_translation(path: Path) -> None:
-    is_due = str(path.relative_to(settings.BASE_DIR / "templates").with_suffix("")) not in NOT_YET
-    assert not is_due or unmarked(path.read_text()) == []
+    assert unmarked(path.read_text()) == []
 
 
 def test_a_text_nobody_marked_is_found() -> None:
@@ -59,9 +64,48 @@ def test_a_text_nobody_marked_is_found() -> None:
     assert unmarked(page) == ["Hello there", "One", "two"]
 
 
+# What a script puts before people: a text of its own that no gettext() wraps.
+SAID_BY_SCRIPT = re.compile(
+    r"""(?:\.(?:textContent|innerText|title|placeholder|ariaLabel|alt)\s*=|\b(?:say|notify|tell|toast|announce)\()"""
+    r"""\s*(?:[`"'])([^`"']*)"""
+    r"""|setAttribute\("(?:aria-label|title|alt|placeholder)",\s*[`"']([^`"']*)"""
+)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=[path.name for path in SCRIPTS])
+def test_no_script_says_what_is_not_marked(path: Path) -> None:
+    said = [first or second for first, second in SAID_BY_SCRIPT.findall(path.read_text())]
+    plain = [re.sub(r"\$\{.*?(?:\}|$)", "", text) for text in said]
+    assert [text for text in plain if re.search(r"[A-Za-z]{2}", NAMES.sub("", text))] == []
+
+
+def test_what_a_script_says_unmarked_is_found() -> None:
+    script = """a.textContent = gettext("fine"); b.title = "Not fine"; say(`${n} left`); c.setAttribute("alt", 'So')"""
+    assert [first or second for first, second in SAID_BY_SCRIPT.findall(script)] == ["Not fine", "${n} left", "So"]
+
+
+def unmarked_refusals(source: str) -> list[str]:
+    """What is raised with a sentence, written out or put together, that no gettext() wraps."""
+    raised = [node.exc for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Raise)]
+    calls = [
+        call for call in raised if isinstance(call, ast.Call) and call.args and ast.unparse(call.func) in REFUSALS
+    ]
+    plain = [ast.unparse(call.args[0]) for call in calls if isinstance(call.args[0], ast.Constant | ast.JoinedStr)]
+    return [text for text in plain if re.search(r"[a-z]{2,} [a-z]{2,}", text)]
+
+
+@pytest.mark.parametrize("path", SHOWN, ids=[str(path.relative_to(settings.BASE_DIR)) for path in SHOWN])
+def test_every_refusal_that_a_page_shows_is_marked(path: Path) -> None:
+    assert unmarked_refusals(path.read_text()) == []
+
+
+def test_a_refusal_nobody_marked_is_found() -> None:
+    source = 'raise NotFound(f"there is no {x}")\nraise Conflict(_("fine so far"))\nraise ValueError("for us alone")'
+    assert unmarked_refusals(source) == ["f'there is no {x}'"]
+
+
 def test_every_marked_text_is_translated() -> None:
-    if not NOT_YET:
-        call_command("translations", "--check", verbosity=0)
+    call_command("translations", "--check", verbosity=0)
 
 
 @pytest.mark.django_db

@@ -2,6 +2,7 @@
 
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.utils.translation import gettext as _
 
 from annotator import jobs, queries
 from annotator.errors import Conflict
@@ -19,7 +20,7 @@ def request_grouping(*, project: Project, actor: User, of: str) -> Job:
     if queries.current_embedding(project) is None:
         raise Conflict(queries.lack_of_embedding(project, "group them"))
     if not wanted.exists():
-        raise Conflict("there is no image of this kind to group; random checks and test images are never grouped")
+        raise Conflict(_("there is no image of this kind to group; random checks and test images are never grouped"))
     going = Job.objects.filter(project=project, kind=Job.Kind.GROUP, parameters__of=of)
     waiting = going.filter(state__in=[Job.State.QUEUED, Job.State.RUNNING], cancel_requested=False).first()
     if waiting is not None:
