@@ -25,7 +25,6 @@ from annotator.queries.work import Work, work
 from annotator.views import PageRequest, accuracy, calibration, doubt, first_steps, forecasting, page
 from annotator.views import work as working
 from annotator.views.certifying import panel as gate_panel
-from annotator.views.model_facts import title_of as title_of
 from annotator.views.next_step import Standing, next_step
 from annotator.wording import decimal, percent, thousands, within
 
