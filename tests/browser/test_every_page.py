@@ -25,9 +25,11 @@ def addresses(project: Project, job: Job) -> Iterator[str]:
             continue
         for given in ({}, {"project_id": project.pk}, {"project_id": project.pk, "job_id": job.pk}):
             try:
-                yield reverse(name, kwargs=given)
+                address = reverse(name, kwargs=given)
             except NoReverseMatch:
                 continue
+            given_class, said_class = project.classes.all()[:2]
+            yield address + (f"?label={given_class.pk}&said={said_class.pk}" if name == "confused" else "")
             break
 
 
@@ -41,11 +43,16 @@ def busy(project: Project, proposals: list[Proposal], answer: Callable[..., Anno
     return project
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
-def test_every_page_is_accessible_and_fits(visit: Visit, busy: Project, alice: User, width: int, scheme: str) -> None:
+@pytest.mark.parametrize(
+    ("width", "scheme", "language"), [(360, "dark", "en"), (1280, "light", "en"), (360, "light", "de")]
+)
+def test_every_page_is_accessible_and_fits(
+    visit: Visit, busy: Project, alice: User, width: int, scheme: str, language: str
+) -> None:
     job = Job.objects.create(project=busy, kind=Job.Kind.EMBED, state=Job.State.FAILED, error="the disk is full")
     size = {"width": width, "height": 800}
-    page = visit(alice, "/", viewport=size, color_scheme=scheme, reduced_motion="reduce")
+    page = visit(alice, "/", viewport=size, color_scheme=scheme, reduced_motion="reduce", locale=language)
+    assert page.evaluate("document.documentElement.lang") == language
     found: dict[str, list[str]] = {}
     seen = 0
     for address in addresses(busy, job):
