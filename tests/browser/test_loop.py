@@ -39,7 +39,7 @@ def digit_of() -> dict[bytes, int]:
 
 def seen_digit(page: Page, digit_of: dict[bytes, int]) -> int:
     """Look at the picture on the page."""
-    source = page.locator("[data-front] img").get_attribute("src")
+    source = page.locator("[data-front] .stage img").get_attribute("src")
     assert source
     picture = Image.open(io.BytesIO(page.request.get(page.url.split("/projects/")[0] + source).body()))
     return digit_of[fingerprint((255 - np.asarray(picture, float)) * 16 / 255)]
