@@ -300,7 +300,7 @@ def test_the_progress_names_the_model_and_its_accuracy(
     part = at_the_desk.get(reverse("label", args=[project.pk]), **SCRIPTED).content.decode()
     assert "<html" not in part
     assert "Model 1, from 20 answers" in part
-    assert "90\xa0%" in part and "77 to 96 %" in part
+    assert "90\xa0%" in part and "77 to 96\xa0%" in part
     assert 'data-model="1"' in part
 
 

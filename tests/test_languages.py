@@ -15,6 +15,7 @@ from django.test import Client
 from annotator import errors
 from annotator.errors import WinnowError
 from annotator.models import Project
+from annotator.templatetags.languages import STORED
 
 ANNOTATOR = settings.BASE_DIR / "annotator"
 TEMPLATES = sorted((settings.BASE_DIR / "templates").rglob("*.html"))
@@ -102,6 +103,18 @@ def test_every_refusal_that_a_page_shows_is_marked(path: Path) -> None:
 def test_a_refusal_nobody_marked_is_found() -> None:
     source = 'raise NotFound(f"there is no {x}")\nraise Conflict(_("fine so far"))\nraise ValueError("for us alone")'
     assert unmarked_refusals(source) == ["f'there is no {x}'"]
+
+
+def test_what_is_translated_of_stored_sentences_is_what_is_stored() -> None:
+    """A sentence that was changed where it is stored would be shown in English from then on, and nobody would know."""
+    folders = (settings.BASE_DIR / "ml_worker", ANNOTATOR / "actions", ANNOTATOR / "jobs.py")
+    files = [path for each in folders for path in (each.glob("*.py") if each.is_dir() else [each])]
+    strings = {node.value for path in files for node in ast.walk(ast.parse(path.read_text())) if is_text(node)}
+    assert [text for text in STORED if text not in strings] == []
+
+
+def is_text(node: Any) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def test_every_marked_text_is_translated() -> None:

@@ -102,7 +102,7 @@ def offer(project: Project) -> tuple[Offer | None, str]:
     if model is None or raw is None:
         return None, _("no model has proposed a region yet")
     if "why" in raw:
-        return None, str(raw["why"])
+        return None, _(str(raw["why"]))
     chosen = project.settings
     if (raw["target"], raw["confidence"], raw["by_class"]) != (
         chosen.target_precision,

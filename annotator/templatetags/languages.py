@@ -9,8 +9,34 @@ from django.conf import settings
 from django.utils import translation
 from django.utils.html import json_script
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext_noop
 
 register = template.Library()
+
+# What workers and certificates keep of themselves, word for word: stored in English, translated where it is shown.
+STORED = (
+    gettext_noop("preparing the pool"),
+    gettext_noop("comparing them"),
+    gettext_noop("learning the encoder"),
+    gettext_noop("finding nearest neighbours"),
+    gettext_noop("looking which images there are"),
+    gettext_noop("writing the groups down"),
+    gettext_noop("waiting for the images to be embedded"),
+    gettext_noop("comparing the images with the names of the classes"),
+    gettext_noop("loading the model"),
+    gettext_noop("starting the processes"),
+    gettext_noop("scoring the pool"),
+    gettext_noop("comparing with the heads"),
+    gettext_noop("reading the list of files"),
+    gettext_noop("cancelled before it began"),
+    gettext_noop("there are no answered random checks to compare it on"),
+    gettext_noop("there is no other model yet"),
+    gettext_noop("too few images are open: checking enough of them would leave hardly any to let through"),
+    gettext_noop("too many of the random checks so far are wrong even where the model is surest; more answers help"),
+    gettext_noop("it was cancelled"),
+    gettext_noop("accepting unseen was switched off"),
+    gettext_noop("a later look at the random checks took its place"),
+)
 
 
 @register.simple_tag

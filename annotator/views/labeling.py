@@ -382,7 +382,8 @@ def _accuracy(progress: queries.LabelProgress) -> dict[str, str] | None:
         return None
     return {
         "estimate": percent(progress.accuracy),
-        "interval": f"{progress.low * 100:.0f} to {progress.high * 100:.0f} %",
+        "interval": _("%(low)s to %(high)s")
+        % {"low": f"{progress.low * 100:.0f}", "high": f"{progress.high * 100:.0f}\xa0%"},
     }
 
 
