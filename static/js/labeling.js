@@ -186,7 +186,6 @@ function give(answer, name) {
   turns += 1;
   const { item, shown, thumbnail } = card.dataset;
   const entry = { uuid: newUuid(), item, answer, name, shown, thumbnail, milliseconds: stopwatch.read() };
-  view.away();
   card.remove();
   delete card.dataset.front;
   showFront();

@@ -13,7 +13,7 @@ const awaited = new Map();
 export async function ready(card, box) {
   const picture = card.querySelector("img.picture");
   if (!picture) return;
-  const isLarge = picture.width && picture.getAttribute("width") * picture.getAttribute("height") > SMALL_PIXELS;
+  const isLarge = picture.getAttribute("width") * picture.getAttribute("height") > SMALL_PIXELS;
   if (isLarge && (await drawAhead(card, picture, box))) return;
   await picture.decode();
 }
@@ -21,7 +21,8 @@ export async function ready(card, box) {
 /** Draw it anew where the stage has another size now. */
 export function refit(card, box) {
   const picture = card.querySelector("img.picture");
-  if (card.querySelector("canvas") && picture) drawAhead(card, picture, box);
+  const canvas = card.querySelector("canvas");
+  if (canvas && picture && canvas.width !== sizeIn(box, picture).width) drawAhead(card, picture, box);
 }
 
 /** Give the memory back; `ready` draws it again. */
@@ -30,11 +31,15 @@ export function release(card) {
   card.querySelector("img.picture")?.classList.remove("covered");
 }
 
+/** The pixels of the screen that the picture takes in a box of the page. */
+function sizeIn(box, picture) {
+  const [wide, high] = ["width", "height"].map((side) => Number(picture.getAttribute(side)));
+  const scale = Math.min(1, box.width / wide, box.height / high) * Math.min(window.devicePixelRatio || 1, 2);
+  return { width: Math.max(1, Math.round(wide * scale)), height: Math.max(1, Math.round(high * scale)) };
+}
+
 async function drawAhead(card, picture, box) {
-  const scale = Math.min(1, box.width / picture.getAttribute("width"), box.height / picture.getAttribute("height"));
-  const sharpness = Math.min(window.devicePixelRatio || 1, 2);
-  const width = Math.max(1, Math.round(picture.getAttribute("width") * scale * sharpness));
-  const height = Math.max(1, Math.round(picture.getAttribute("height") * scale * sharpness));
+  const { width, height } = sizeIn(box, picture);
   const bitmap = await decode(picture.currentSrc || picture.src, width, height);
   if (!bitmap) return false;
   release(card);

@@ -91,7 +91,11 @@ export class View {
     const scale = Math.min(LARGEST, Math.max(1, this.#scale * factor));
     this.#x = x - ((x - this.#x) * scale) / this.#scale;
     this.#y = y - ((y - this.#y) * scale) / this.#scale;
-    this.#scale = scale < 1.01 ? 1 : scale;
+    this.#scale = scale;
+    if (scale < 1.01) {
+      this.#scale = 1;
+      this.#x = this.#y = 0;
+    }
     this.show();
     if (this.#scale > 1) sharpen(stage);
   }
@@ -104,9 +108,7 @@ export class View {
     this.#deck.classList.toggle("pixelated", pixelated === true);
     this.#deck.classList.toggle("smooth", pixelated === false);
     if (stage) {
-      const box = stage.getBoundingClientRect();
-      this.#x = Math.min(0, Math.max(box.width * (1 - this.#scale), this.#x));
-      this.#y = Math.min(0, Math.max(box.height * (1 - this.#scale), this.#y));
+      if (this.#scale > 1) this.#hold(stage.getBoundingClientRect());
       stage.classList.toggle("enlarged", this.#scale > 1);
       if (this.#scale === 1) stage.classList.remove("sharp");
       for (const picture of stage.querySelectorAll(".picture")) {
@@ -123,6 +125,12 @@ export class View {
     document.querySelector(".adjust-name").textContent = isToned
       ? interpolate(gettext("%(brightness)s\u00a0%, contrast %(contrast)s\u00a0%"), { brightness, contrast })
       : gettext("View");
+  }
+
+  /** Keep the picture over the whole stage. */
+  #hold({ width, height }) {
+    this.#x = Math.min(0, Math.max(width * (1 - this.#scale), this.#x));
+    this.#y = Math.min(0, Math.max(height * (1 - this.#scale), this.#y));
   }
 
   #set(changes) {

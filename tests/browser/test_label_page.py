@@ -603,6 +603,7 @@ def test_a_large_picture_is_drawn_ahead_and_whole_from_near(
     for card in page.locator(".card").all():
         expect(card.locator("canvas.ahead")).to_have_count(1)
     canvas = page.locator("[data-front] canvas")
+    page.wait_for_timeout(800)  # the first card is drawn before the stage has its height
     box = canvas.bounding_box()
     assert box and abs(canvas.evaluate("each => each.height") - (box["height"] - 16)) <= 1
     picture = page.locator("[data-front] img.picture")
