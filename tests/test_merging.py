@@ -1,6 +1,5 @@
 """Two classes become one while others answer, and two again: no answer is lost, and it stays who said what."""
 
-import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -621,39 +620,3 @@ def test_labelling_reviewing_giving_refilling_and_merging_at_once_block_nobody_f
     assert not Proposal.objects.filter(state__in=Proposal.UNDECIDED, label_class=cat).exists()
     for item in Item.objects.filter(project=project):
         assert item.state == labeling.state_of(queries.current_annotations(item))
-
-
-# --- many ---------------------------------------------------------------------------------------------------
-
-MANY, DIFFERENTLY = 100_000, 500
-
-
-@pytest.mark.slow
-@pytest.mark.django_db(transaction=True)  # what is put off to the commit counts too
-def test_a_hundred_thousand_answers_are_moved_and_back_in_seconds(
-    project: Project, alice: User, bob: User, carol: User, cat: LabelClass, dog: LabelClass
-) -> None:
-    many = bare_items(project, [Split.POOL] * MANY)
-    Item.objects.filter(project=project).update(state=Item.State.LABELLED)
-
-    def said(who: User, item: Item, label_class: LabelClass) -> Annotation:
-        return Annotation(
-            uuid=uuid.uuid4(), project=project, item=item, annotator=who, kind="label",
-            value={"class": label_class.pk}, created_at=timezone.now(),
-        )  # fmt: skip
-
-    Annotation.objects.bulk_create([said(bob, item, cat) for item in many], batch_size=5000)
-    Annotation.objects.bulk_create([said(carol, item, dog) for item in many[:DIFFERENTLY]])
-    with connection.cursor() as cursor:
-        cursor.execute("ANALYZE")
-    began = time.perf_counter()
-    event = merge(project, alice, cat, dog)
-    merged = time.perf_counter() - began
-    began = time.perf_counter()
-    take_back(project, alice, event)
-    parted = time.perf_counter() - began
-    print(f"{MANY:,} answers, {DIFFERENTLY} disputes: merged in {merged:.1f} s, taken back in {parted:.1f} s")
-    current = Annotation.objects.filter(superseded_by__isnull=True)
-    assert current.filter(value={"class": cat.pk}).count() == MANY
-    assert deciding.disputed_items(project).count() == DIFFERENTLY
-    assert max(merged, parted) < 60

