@@ -180,7 +180,7 @@ def _page(request: HttpRequest, membership: Membership, of: str, *, error: Winno
         "is_owner": allows(membership.role, OWN),
         "classes": [each for each in queries.open_classes(project) if each != screen.source],
         "checks": assigning.answered_checks(project, screen.source).count() if screen.source else 0,
-        "lack": "" if queries.current_embedding(project) else queries.lack_of_embedding(project, _("group them")),
+        "lack": "" if queries.current_embedding(project) else queries.lack_of_embedding(project, "group them"),
         "all_url": _address(project, of, all=1),
         "groups_url": _address(project, of),
         "post_url": _address(project, of).partition("?")[0],
