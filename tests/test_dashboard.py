@@ -248,9 +248,7 @@ def test_each_question_has_an_answer_in_short_and_a_page_part_of_its_own(
     for item, seconds in zip(items[:3], (1, 2, 6), strict=True):
         answer(bob, item, cat, milliseconds=1000 * seconds)
     page = show(login(alice), project)
-    assert card(page, "How good is it now?")== (
-        "90 % right, 95 % interval 77 % to 96 %, on 40 random checks"
-    )
+    assert card(page, "How good is it now?") == ("90 % right, 95 % interval 77 % to 96 %, on 40 random checks")
     assert card(page, "What is the model unsure about?") == "6 open images of 11 it is less than 90 % sure of"
     assert card(page, "How is the work going?") == (
         "1,200 answers an hour at the desk, 2.0 s each; 3 of 12 images answered"

@@ -551,7 +551,10 @@ def test_the_dashboard_leads_reviewers_to_what_nobody_is_left_to_ask(
     project: Project, disputed: Item, alice: User, bob: User, carol: User, login: Login
 ) -> None:
     def leads(who: User) -> bool:
-        return "?state=disputed" in login(who).get(reverse("dashboard", args=[project.pk]) + "?about=work").content.decode()
+        return (
+            "?state=disputed"
+            in login(who).get(reverse("dashboard", args=[project.pk]) + "?about=work").content.decode()
+        )
 
     assert not leads(carol)  # she could still be asked
     project.memberships.filter(user=alice).update(role="viewer")

@@ -325,7 +325,10 @@ def test_a_project_hands_over_by_its_checks_says_so_and_looks_for_a_class_that_i
     answered([*range(24), 100, 101])
     assert refit()["why"] == "unproven"  # two checks decide nothing
     assert reasons() == {"typical"}
-    assert "the clusters on 2: too few to go by its doubt." in login(alice).get(f"/projects/{project.pk}/?about=accuracy").text
+    assert (
+        "the clusters on 2: too few to go by its doubt."
+        in login(alice).get(f"/projects/{project.pk}/?about=accuracy").text
+    )
 
     answered([102, 103])
     phase = refit()

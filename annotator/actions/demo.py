@@ -46,10 +46,7 @@ def create_demo_project(owner: User) -> Project | None:
             owner=owner, name=_free_name(), class_names=[], instructions=INSTRUCTIONS, is_demo=True
         )
         projects.save_settings(project=project, actor=owner, raw={"augment_mirror": False})  # a mirrored 3 is none
-        digits = [
-            add_class(project=project, actor=owner, name=str(digit), shortcut=str(digit))
-            for digit in range(10)
-        ]
+        digits = [add_class(project=project, actor=owner, name=str(digit), shortcut=str(digit)) for digit in range(10)]
         items = _create_items(project, owner, pngs)
         _label_test_items(project, owner, items, [digits[target] for target in targets])
         # Without a project, so that it outlives it: a demo that was deleted does not come back.
