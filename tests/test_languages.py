@@ -2,6 +2,7 @@
 
 import ast
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,16 @@ from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.template.base import DebugLexer, TokenType
 from django.test import Client
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import override
 
 from annotator import errors
 from annotator.errors import WinnowError
-from annotator.models import Project
+from annotator.models import Job, Project
+from annotator.templatetags.humanise import ago, duration
 from annotator.templatetags.languages import STORED
+from annotator.wording import decimal, in_english, percent, promised, thousands, within
 
 ANNOTATOR = settings.BASE_DIR / "annotator"
 TEMPLATES = sorted((settings.BASE_DIR / "templates").rglob("*.html"))
@@ -148,6 +154,48 @@ def test_a_language_that_is_not_spoken_is_refused_and_named(client: Client) -> N
 def test_choosing_a_language_leads_nowhere_else(client: Client) -> None:
     answer = client.post("/language/", {"language": "de"}, headers={"referer": "https://elsewhere.example/"})
     assert answer.url == "/"  # type: ignore[attr-defined]
+
+
+def test_numbers_are_written_as_the_language_writes_them() -> None:
+    said = [thousands(1797), decimal(0.25, 2), percent(0.995, 1), promised(0.995), within("Random check")]
+    assert said == ["1,797", "0.25", "99.5\xa0%", "99.5\xa0%", "random check"]
+    with override("de"):
+        said = [thousands(1797), decimal(0.25, 2), percent(0.995, 1), promised(0.995), within(_("Random check"))]
+        assert said == ["1.797", "0,25", "99,5\xa0%", "99,5\xa0%", "Stichprobe"]
+        with in_english():
+            assert thousands(1797) == "1,797"
+
+
+def test_times_are_told_in_the_language_of_the_page() -> None:
+    now = timezone.now()
+    at = [now - timedelta(minutes=3), now - timedelta(days=2)]
+    assert [ago(each) for each in at] == ["3 min ago", "2 d ago"]
+    with override("de"):
+        assert [ago(each) for each in at] == ["vor 3 min", "vor 2 d"]
+        assert duration(now - timedelta(seconds=4.25), now) == "4,2 s"
+
+
+@pytest.mark.django_db
+def test_a_refusal_is_said_in_the_language_of_the_page(client: Client, bob: User, project: Project) -> None:
+    client.force_login(bob)
+    refused = client.get(f"/projects/{project.pk}/settings/", headers={"accept-language": "de"})
+    assert refused.status_code == 403
+    assert "Dafür braucht es die Rolle Leitung; hier ist es die Rolle Labeln" in refused.content.decode()
+
+
+@pytest.mark.django_db
+def test_what_a_german_reader_has_kept_stays_english(client: Client, alice: User, project: Project) -> None:
+    client.force_login(alice)
+    in_german: dict[str, Any] = {"headers": {"accept-language": "de"}}
+    export = client.get(f"/projects/{project.pk}/export/download/?include=unlabelled", **in_german)
+    assert b"".join(export).startswith(b"item_id,")  # type: ignore[call-overload]
+    client.post(f"/projects/{project.pk}/training/", {"ask": "refit"}, **in_german)
+    job = Job.objects.latest("pk")
+    client.post(f"/projects/{project.pk}/jobs/{job.pk}/cancel/", **in_german)
+    job.refresh_from_db()
+    assert job.message == "cancelled before it began"
+    page = client.get(f"/projects/{project.pk}/jobs/{job.pk}/", **in_german).content.decode()
+    assert "Vor dem Beginn abgebrochen" in page
 
 
 def test_machines_are_answered_in_english(client: Client, alice: User, project: Project) -> None:
