@@ -16,7 +16,7 @@ from tests.browser.accessible import faults
 from tests.browser.conftest import sign_in
 from tests.cast import png
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from annotator.actions import classes
 from annotator.models import ClassExample, Item, LabelClass, Project
 from tests.browser.accessible import faults
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 780}
 
 

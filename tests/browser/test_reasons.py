@@ -12,7 +12,7 @@ from annotator.models import Item, LabelClass, Project, QueueEntry
 from tests.browser.accessible import faults
 from tests.embedded_pool import lay_out
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 
 @pytest.fixture
