@@ -19,14 +19,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 run: $(STAMP)
 	@exec $(BIN)/python manage.py up
 
-# Side by side, because those of the other lane mostly wait for processes. Not where both would share a DATABASE_URL.
+# Two lanes of about the same length, because tests mostly wait for processes. Not where both would share a DATABASE_URL.
+FIRST_BROWSED := $(wildcard tests/browser/test_[a-k]*.py)
 test: $(STAMP) lint browser
 	@said=`mktemp`; fast=; trap 'kill $$fast 2>/dev/null; rm -f "$$said"' EXIT; trap 'trap "" TERM; kill 0; exit 130' INT; \
 	echo "The fast tests run beside the others; what they say follows below."; \
-	$(PYTEST) -m "not slow and not browser" >"$$said" 2>&1 & fast=$$!; \
+	{ $(PYTEST) -m "not slow and not browser"; quick=$$?; $(PYTEST) $(FIRST_BROWSED) && exit $$quick; } >"$$said" 2>&1 & fast=$$!; \
 	if test -n "$$DATABASE_URL"; then wait $$fast; first=$$?; fi; \
 	$(PYTEST) -m "slow and not browser"; slow=$$?; \
-	$(PYTEST) -m browser; browsed=$$?; \
+	$(PYTEST) $(filter-out $(FIRST_BROWSED),$(wildcard tests/browser/test_*.py)); browsed=$$?; \
 	if test -z "$$DATABASE_URL"; then wait $$fast; first=$$?; fi; \
 	cat "$$said"; test $$first = 0 && test $$slow = 0 && test $$browsed = 0
 

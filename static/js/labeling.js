@@ -377,6 +377,7 @@ let unsavedTimer = 0;
 function showUnsaved() {
   conflicts.show(outbox.conflicts());
   const entries = outbox.entries();
+  desk.dataset.unsaved = entries.length;
   const age = entries.length ? Date.now() - entries[0].at : 0;
   const isLate = Boolean(outbox.obstacle) || age > LATE_MS;
   const box = document.getElementById("unsaved");

@@ -18,6 +18,10 @@ Visit = Callable[..., Page]
 NO_PAGES = ("download", "image", "thumbnail", "preview", "health", "metrics", "login-link", "numbers", "points")
 
 
+# Scripts have run and said what they show.
+PAINTED = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
 def addresses(project: Project, job: Job) -> Iterator[str]:
     """Every page somebody who is logged in can open by its address."""
     for name, doors in PAGES.items():
@@ -58,7 +62,7 @@ def test_every_page_is_accessible_and_fits(
     for address in addresses(busy, job):
         answered = page.goto(address)
         assert answered is not None and answered.status == 200, (address, answered and answered.status)
-        page.wait_for_load_state("networkidle")
+        page.evaluate(PAINTED)
         wrong = faults(page)
         wrong += [f"{width} px wide, but {needed} px are needed" for needed in _too_wide(page)]
         page.evaluate("document.documentElement.dir = 'rtl'")

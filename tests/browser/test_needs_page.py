@@ -28,7 +28,7 @@ SETTINGS = {f"{need}_share": share for need, share in SHARES.items()} | {"suspec
 
 # The image on the desk, once every answer given here has been replied to.
 READY = """
-    Object.keys(localStorage).some((key) => key.startsWith("winnow:"))
+    Number(document.getElementById("desk").dataset.unsaved ?? 0)
         ? null : document.querySelector("[data-front]")?.dataset.item
 """
 

@@ -239,7 +239,8 @@ def test_the_grid_works_without_scripts(
 
 
 def wait_for_a_look(page: Page, *, longer: bool = False) -> None:
-    """The pictures are there and the page knows which tiles are in sight. longer: than a key pressed twice takes."""
+    """Scripts and pictures are there, and the page knows which tiles are in sight. longer: than pressing twice takes."""
+    expect(page.locator("#help-button")).not_to_have_attribute("hidden", "")
     if longer:
         page.wait_for_timeout(700)
     loaded = "[...document.querySelectorAll('.tile img')].every((picture) => picture.complete)"
