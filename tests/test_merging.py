@@ -159,6 +159,29 @@ def test_suspicions_follow_their_answers_and_those_between_the_two_are_dropped(
     assert (found[items[2].pk].state, found[items[2].pk].label_class) == (Suspect.State.OPEN, dog)
 
 
+def test_an_answer_brought_back_says_what_was_given_once_the_merge_is_gone(
+    project: Project, alice: User, bob: User, items: list[Item], cat: LabelClass, dog: LabelClass, fox: LabelClass,
+    answer: Answer,
+) -> None:  # fmt: skip
+    answer(bob, items[0], cat)
+    event = merge(project, alice, cat, dog)
+    answer(bob, items[0], fox)
+    take_back(project, alice, event)
+    labeling.undo_last(project=project, annotator=bob, uuid=uuid.uuid4())
+    assert says(items[0], bob) == [cat.pk]
+
+
+def test_a_rejection_that_is_brought_back_stays_one_of_the_class_it_named(
+    project: Project, alice: User, carol: User, proposals: list[Proposal], cat: LabelClass, dog: LabelClass,
+    fox: LabelClass, answer: Answer,
+) -> None:  # fmt: skip
+    reviewing.decide(project=project, reviewer=carol, rejected=[proposals[0].pk])
+    answer(carol, proposals[0].item, fox)
+    merge(project, alice, cat, dog)
+    labeling.undo_last(project=project, annotator=carol, uuid=uuid.uuid4())
+    assert says(proposals[0].item, carol) == [cat.pk]
+
+
 def test_old_answers_that_moved_are_no_new_ones_for_the_shares_of_the_queue(
     project: Project, alice: User, bob: User, items: list[Item], cat: LabelClass, dog: LabelClass, answer: Answer
 ) -> None:

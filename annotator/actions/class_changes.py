@@ -52,8 +52,10 @@ def naming(project: Project, class_id: int) -> dict[str, Any]:
 
 def follow(answer: Annotation) -> Annotation:
     """The answer as it counts now: itself, or the last of the copies that are written behind it, one for each merge of
-    the class it names. One query where it names none that was merged. The caller holds the classes and the item."""
-    if answer.value is None:
+    the class it names. One query where it names none that was merged. The caller holds the classes and the item.
+
+    A rejection stays what it is: who said that it is not the one may have meant the other."""
+    if answer.value is None or answer.kind == Annotation.Kind.REJECTION:
         return answer
     task_type = task_types.get(answer.project.task_type)
     while True:

@@ -374,7 +374,8 @@ def take_back(answer: Annotation, item: Item, uuid: uuids.UUID) -> None:
     )
     replaced = _as_given(answer).supersedes
     if replaced is not None and replaced.kind != Annotation.Kind.RETRACTION:
-        _bring_back(replaced, retraction)
+        # In the words it was given in: the merge that moved it may have been taken back since.
+        _bring_back(_as_given(replaced), retraction)
     close_item(item, after_undo=True)
 
 
