@@ -131,6 +131,23 @@ def test_the_whole_screenful_is_taken_back(carols: Client, project: Project, pro
     assert undone.count("data-proposal=") == 12
 
 
+@pytest.mark.parametrize("place", ["group=999999.1", "like=999999", "inside=a", "low=x", "show=everything"])
+def test_what_is_saved_is_told_though_its_place_reads_no_more(
+    carols: Client, project: Project, proposals: list[Proposal], place: str
+) -> None:
+    undo = reverse("review-undo", args=[project.pk])
+    part = decide(carols, project, proposals[:5], place=place, **SCRIPTED)
+    assert part.status_code == 200 and "5 accepted" in part.content.decode()
+    event = part.content.decode().split('name="event" value="')[1].split('"')[0]
+    undone = carols.post(undo, {"event": event}, **SCRIPTED)
+    assert undone.status_code == 200 and "5 decisions taken back" in undone.content.decode()
+    page = carols.get(decide(carols, project, proposals[:5], place=place)["Location"])
+    assert page.status_code == 200 and "5 accepted" in page.content.decode()
+    event = page.content.decode().split('name="event" value="')[1].split('"')[0]
+    assert carols.get(carols.post(undo, {"event": event})["Location"]).status_code == 200
+    assert set(states(proposals)) == {"pending"}
+
+
 @pytest.mark.parametrize("extra", [SCRIPTED, {}])
 def test_what_somebody_else_answered_meanwhile_is_named_with_what_was_said_of_it(
     carols: Client,

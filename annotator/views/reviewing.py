@@ -87,11 +87,11 @@ def undo(request: PageRequest, project_id: int) -> HttpResponse:
         undone = reviewing.undo_decision(project=project, reviewer=request.user, event_id=event_id)
     except WinnowError as error:
         return _refused(request, membership, error)
-    place = AuditEvent.objects.get(pk=event_id).detail.get("place") or _place(request.POST).urlencode()
+    decided_at = AuditEvent.objects.get(pk=event_id).detail.get("place") or _place(request.POST).urlencode()
+    place, context = _afterwards(request, membership, QueryDict(decided_at))
     if not request.htmx:
-        return _see_other(project, place)
+        return _see_other(project, place.urlencode())
     before = reviewing.decision_before(project=project, reviewer=request.user, event_id=event_id)
-    context = _context(request, membership, QueryDict(place))
     context |= {"decided": _counts(before) if before else None, "undone": undone, "is_undone": True}
     return _answer(request, context)
 
@@ -141,11 +141,11 @@ def _decide(request: PageRequest, membership: Membership) -> HttpResponse:
     if request.POST.getlist("left") or place.get("show") == LABELS:
         place["after"], place["before"] = request.POST.get("last", ""), ""
         place["class"] = str(place.get("class") or QueryDict(decided_at).get("class", ""))
+    place, context = _afterwards(request, membership, place, goes_on=True)
     if not request.htmx and not left:
         event = f"&decided={decision.event_id}" if decision.event_id else ""
         return _see_other(project, place.urlencode() + event)
     # What was left alone cannot be told after a redirect: it is nowhere but here.
-    context = _context(request, membership, place, goes_on=True)
     return _answer(request, context | {"decided": decision, "left": left})
 
 
@@ -209,6 +209,18 @@ def _refused(request: PageRequest, membership: Membership, error: WinnowError) -
     except InvalidFilter:
         context = _context(request, membership, QueryDict())
     return _answer(request, context | {"error": error}, status=error.status)
+
+
+def _afterwards(
+    request: PageRequest, membership: Membership, place: QueryDict, *, goes_on: bool = False
+) -> tuple[QueryDict, dict[str, Any]]:
+    """The place to go on from once something is saved, and its screen. The first screen where that place does not
+    read any more, its group gone say: a refusal would tell that nothing was done."""
+    try:
+        return place, _context(request, membership, place, goes_on=goes_on)
+    except InvalidFilter:
+        first = QueryDict()
+        return first, _context(request, membership, first)
 
 
 def _see_other(project: Project, query: str) -> HttpResponse:
