@@ -1,5 +1,6 @@
 """The page of classes: the list, one of them in full, every change while others answer, grids that give a class."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -554,3 +555,9 @@ def test_a_merged_class_means_the_other_for_an_import(
     labels.class_ids = {"cat": cat.pk}
     labels.store({item.pk: Taken(name="a.png", label="cat", content=b"", sha256="")}, Report())
     assert Annotation.objects.get(item=item).value == {"class": dog.pk}
+
+
+def test_a_hundred_classes_have_a_hundred_colours() -> None:
+    colours = [classes.colour_of(place) for place in range(100)]
+    assert len(set(colours)) == 100
+    assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in colours)

@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from annotator import jobs
+from annotator import jobs, queries
 from annotator.access import OWN
 from annotator.actions import projects, reviewing
 from annotator.actions.forecasting import Pace
@@ -307,3 +307,12 @@ def test_the_hour_is_read_off_the_forecast_between_its_numbers() -> None:
     assert fast is not None and (fast.kind, fast.answers, fast.minutes) == ("horizon", 500, 15)
     assert hour({"ahead": ahead}, None, 1000) is None
     assert hour({}, pace, 1000) is None
+
+
+def test_a_curve_does_not_run_back_to_what_was_taken_back(project: Project, cat: LabelClass) -> None:
+    for number, answers in enumerate((10, 20, 47, 20, 30), start=1):
+        ModelVersion.objects.create(
+            project=project, number=number, encoder="pca_pixels", algorithm="label_spreading", class_ids=[cat.pk],
+            label_watermark=0, label_count=answers, answer_count=answers, metrics={}, artifact_folder="",
+        )  # fmt: skip
+    assert [(at.model_number, at.answers) for at in queries.accuracy_curve(project)] == [(1, 10), (4, 20), (5, 30)]

@@ -4,6 +4,7 @@ Owners change them one after another, under the lock on the project's row, while
 pointing to its class whatever that is called. Merging two is another matter: merging.py.
 """
 
+import colorsys
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ from annotator.errors import Conflict, InvalidClass, NotFound
 from annotator.models import AuditEvent, ClassExample, Item, Job, LabelClass, Project, Proposal, Split
 
 # Ten hues that stay apart on light and dark ground, for colour-blind people too (after Okabe and Ito 2008 and
-# Tol 2021); later classes go round again.
+# Tol 2021); what comes later is spread over the hues that are left, see colour_of.
 PALETTE = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00",
     "#56b4e9", "#8c6bb1", "#a6a000", "#c2185b", "#4d7f7f",
@@ -70,15 +71,25 @@ def add_classes(
     for at, name in enumerate(names):
         if len(classes) + at >= CLASSES_AT_MOST:
             raise InvalidClass(_("a project has at most %(n)s classes") % {"n": f"{CLASSES_AT_MOST:,}"})
-        label_class = LabelClass(
-            project=project, colour=PALETTE[(len(classes) + at) % len(PALETTE)], position=position + at
-        )
+        label_class = LabelClass(project=project, colour=colour_of(len(classes) + at), position=position + at)
         key = shortcut if shortcut is not None else free.pop(0) if free else ""
         label_class.name, label_class.shortcut = _name(label_class, name), _key(label_class, key)
         label_class.save()
         note(project.pk, actor, "added a class", **{"class": label_class.pk, "name": label_class.name})
         made.append(label_class)
     return made
+
+
+def colour_of(place: int) -> str:
+    """The colour the class at this place, from 0, gets: #rrggbb. No two of some hundred are the same.
+
+    Behind the palette each hue is a golden angle on from the one before, as dark as shows on light and dark ground.
+    """
+    if place < len(PALETTE):
+        return PALETTE[place]
+    later = place - len(PALETTE)
+    rgb = colorsys.hls_to_rgb((0.07 + later * 0.618034) % 1, (0.42, 0.56)[later % 2], 0.62)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
 
 
 @transaction.atomic

@@ -141,10 +141,17 @@ class CurvePoint:
 
 
 def accuracy_curve(project: Project, points_at_most: int = 200) -> list[CurvePoint]:
-    """The estimate over the number of answers, oldest first; thinned evenly when there are more models."""
-    models = list(
-        ModelVersion.objects.filter(project=project).order_by("number").defer("class_ids", "artifact_folder")
-    )
+    """The estimate over the number of answers, oldest first; thinned evenly when there are more models.
+
+    A model that knew of answers which were taken back since has no place on the way to the newest one.
+    """
+    models: list[ModelVersion] = []
+    for model in (
+        ModelVersion.objects.filter(project=project).order_by("-number").defer("class_ids", "artifact_folder")
+    ):
+        if not models or model.answer_count < models[-1].answer_count:
+            models.append(model)
+    models.reverse()
     step = max(1, math.ceil(len(models) / points_at_most))
     kept = models[::-1][::step][::-1]  # from the newest backwards, so that the newest is always there
     return [

@@ -150,7 +150,7 @@ def question(chosen: Selection, label_class: LabelClass | None) -> str:
 def order_told(chosen: Selection, label_class: LabelClass | None) -> str:
     """In which order the screen is, in few words."""
     if chosen.like is not None:
-        return _("The likest first.")
+        return _("Most similar first.")
     if chosen.sort == SIMILAR:
         return _("Look-alikes side by side.")
     if chosen.show == LABELS:

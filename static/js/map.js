@@ -75,9 +75,9 @@ function paint() {
   const [left, top] = [wide / 2 - view.x * by, tall / 2 + view.y * by];
   const crowd = Math.sqrt((wide * tall * view.zoom ** 2) / Math.max(1, points.n));
   const radius = Math.max(1, Math.min(6 * dots, crowd / 6));
-  const reach = Math.floor(radius);
+  const reach = Math.round(radius);
   const spans = Array.from({ length: 2 * reach + 1 }, (_, row) =>
-    Math.round(Math.sqrt(Math.max(0, radius * radius - (row - reach) ** 2))));
+    Math.floor(Math.sqrt((reach + 0.3) ** 2 - (row - reach) ** 2)));
   const dims = picked !== null || chosen !== null;
   // What is dimmed lies beneath what is not.
   for (const bright of dims ? [false, true] : [true]) {

@@ -307,6 +307,7 @@ async function changeSize(by) {
 
 // ---- another class --------------------------------------------------------------------------------------------
 
+const SHOWN_IN_DIALOG = 8;
 let asked = []; // the tiles the dialog is about
 const inOrder = [...dialog.querySelectorAll(".choice")];
 
@@ -314,6 +315,8 @@ function ask(some) {
   if (!some.length) return;
   asked = some;
   listFirst(asked[0]);
+  const pictures = asked.slice(0, SHOWN_IN_DIALOG).map((tile) => tile.querySelector("img.picture").cloneNode());
+  document.getElementById("other-pictures").replaceChildren(...pictures);
   dialog.showModal();
 }
 

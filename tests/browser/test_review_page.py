@@ -239,7 +239,7 @@ def test_the_grid_works_without_scripts(
 
 
 def wait_for_a_look(page: Page, *, longer: bool = False) -> None:
-    """Scripts and pictures are there, and the page knows which tiles are in sight. longer: than pressing twice takes."""
+    """Scripts and pictures are there, and the page knows which tiles are in sight. longer: than a double press."""
     expect(page.locator("#help-button")).not_to_have_attribute("hidden", "")
     if longer:
         page.wait_for_timeout(700)
