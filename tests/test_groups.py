@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from annotator import jobs, queries
 from annotator.actions import grouping
 from annotator.errors import Conflict, InvalidSettings, JobCancelled, NotFound
-from annotator.models import Item, Job, LabelClass, Project, Split
+from annotator.models import Item, Job, LabelClass, Project, QueueEntry, Split
 from ml_worker import look_alikes
 from ml_worker.tasks import run_job
 from tests.cast import bare_items
@@ -145,6 +145,21 @@ def test_images_of_no_class_and_of_one_class_are_grouped(
 
     assert of(f"class:{cat.pk}") == {item.pk for item in pool[:8]}
     assert of("none_of_these") == {item.pk for item in pool[10:16]}
+
+
+@pytest.mark.django_db
+def test_what_is_asked_again_blind_is_in_no_group_that_tells_its_answer(
+    project: Project, bob: User, pool: list[Item], cat: LabelClass, answer: Any
+) -> None:
+    for item in pool[:3]:
+        answer(bob, item, cat)
+        QueueEntry.objects.create(project=project, item=item, rank=0, reason_code="second_opinion")
+    for item in pool[3:5]:
+        answer(bob, item, kind="none_of_these")
+    QueueEntry.objects.filter(item=pool[0]).update(reason_code="returned")
+    QueueEntry.objects.create(project=project, item=pool[4], rank=0, reason_code="suspect")
+    assert list(queries.groupable_items(project, f"class:{cat.pk}")) == [pool[0]]
+    assert list(queries.groupable_items(project, "none_of_these")) == [pool[3]]
 
 
 @pytest.mark.django_db

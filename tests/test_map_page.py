@@ -96,6 +96,25 @@ def test_nobody_sees_an_open_random_check_and_annotators_none(
     )
 
 
+def test_what_is_asked_again_blind_tells_neither_its_label_nor_that_it_fits_no_class(
+    login: Login, alice: User, bob: User, project: Project, drawn: list[Item], dog: LabelClass,
+    answer: Callable[..., Any],
+) -> None:  # fmt: skip
+    for item in drawn[:5]:
+        answer(bob, item, dog)
+    answer(bob, drawn[5], kind="none_of_these")
+    for rank, item in enumerate(drawn[:6]):
+        QueueEntry.objects.create(project=project, item=item, rank=rank, reason_code="second_opinion")
+    QueueEntry.objects.filter(item=drawn[0]).update(reason_code="returned")
+    shown = seen(login(alice), project)
+    assert shown["label"].tolist() == [2, *[0] * 9]
+    assert shown["said"].tolist() == [1, *[0] * 5, *[1] * 4]
+    assert {shown["states"][state] for state in shown["state"][:6]} == {"labelled"}
+    # Nor do the parts: where but one of five images may be spoken of, that one is the commonest.
+    QueueEntry.objects.filter(item=drawn[0]).update(reason_code="suspect")
+    assert "<td>dog</td>" not in login(alice).get(f"/projects/{project.pk}/map/").text
+
+
 def test_without_javascript_the_parts_are_a_table(
     login: Login, bob: User, project: Project, drawn: list[Item]
 ) -> None:

@@ -151,6 +151,18 @@ def test_random_checks_and_checks_of_a_running_round_are_never_shown_nor_decided
     assert not Annotation.objects.filter(annotator=carol).exists()
 
 
+def test_what_is_asked_again_blind_or_held_by_somebody_is_not_shown(
+    carols: Client, project: Project, labels: list[Item], bob: User
+) -> None:
+    for rank, reason in enumerate(("second_opinion", "suspect", "returned", "returned")):
+        QueueEntry.objects.create(project=project, item=labels[rank], rank=rank, reason_code=reason)
+    held = QueueEntry.objects.filter(item=labels[2])
+    held.update(leased_by=bob, leased_until="2100-01-01T00:00Z")
+    assert shown(carols, project) == [item.pk for item in (labels[5], labels[4], labels[3])]
+    held.update(leased_until="2000-01-01T00:00Z")
+    assert shown(carols, project) == [item.pk for item in (labels[5], labels[4], labels[3], labels[2])]
+
+
 def test_what_the_study_doubts_can_be_chosen(
     carols: Client, project: Project, labels: list[Item], dog: LabelClass
 ) -> None:

@@ -67,6 +67,7 @@ from annotator.queries.progress import review_groups as review_groups
 from annotator.queries.progress import worker_state as worker_state
 from annotator.queries.reasons import ASKED_AGAIN as ASKED_AGAIN
 from annotator.queries.reasons import BLIND as BLIND
+from annotator.queries.reasons import asked_blind as asked_blind
 from annotator.queries.reasons import is_blind as is_blind
 from annotator.queries.reasons import reason_text as reason_text
 from annotator.queries.reasons import shows_hint as shows_hint

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from annotator import task_types
 from annotator.errors import InvalidSettings, NotFound
 from annotator.models import Annotation, Item, Job, LabelClass, Project, Proposal, Round, RoundCheck, Split
+from annotator.queries.reasons import asked_blind
 
 # What can be grouped: open images; what fits no class; the images of a class, "class:<id>".
 OPEN_IMAGES, NONE_OF_THESE, CLASS = "open", "none_of_these", "class"
@@ -48,8 +49,8 @@ def grouped_class(project: Project, of: str) -> LabelClass | None:
 
 def groupable_items(project: Project, of: str) -> QuerySet[Item]:
     """The images that are grouped by these words. Never random checks nor test images: a group is seen with its
-    neighbours. Open ones that are accepted unseen or checked by a running round are left out too. Raises
-    InvalidSettings."""
+    neighbours. Open ones that are accepted unseen or checked by a running round are left out too, and so are answered
+    ones that are asked about again blind: their group tells the answer. Raises InvalidSettings."""
     pool = Item.objects.filter(project=project, split=Split.POOL)
     label_class = grouped_class(project, of)
     if label_class is not None:
@@ -58,9 +59,10 @@ def groupable_items(project: Project, of: str) -> QuerySet[Item]:
             item=OuterRef("pk"), kind=Annotation.Kind.LABEL, superseded_by__isnull=True
         )
         decided_otherwise = current.filter(reason_code=Annotation.DECISION).exclude(value=value)
-        return pool.filter(Exists(current.filter(value=value)), ~Exists(decided_otherwise), state=Item.State.LABELLED)
+        pool = pool.filter(Exists(current.filter(value=value)), ~Exists(decided_otherwise), state=Item.State.LABELLED)
+        return pool.exclude(pk__in=asked_blind(project))
     if of == NONE_OF_THESE:
-        return pool.filter(state=Item.State.NONE_OF_THESE)
+        return pool.filter(state=Item.State.NONE_OF_THESE).exclude(pk__in=asked_blind(project))
     unseen = Proposal.objects.filter(item=OuterRef("pk"), state=Proposal.State.AUTO_ACCEPTED)
     checked = RoundCheck.objects.filter(item=OuterRef("pk"), round__state=Round.State.RUNNING)
     return pool.filter(~Exists(unseen), ~Exists(checked), state=Item.State.OPEN)

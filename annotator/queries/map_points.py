@@ -9,6 +9,7 @@ from annotator import task_types
 from annotator.models import Annotation, Item, LabelClass, Project, Proposal, Split
 from annotator.queries.map import image_map
 from annotator.queries.predictions import predictions
+from annotator.queries.reasons import asked_blind as asked_again
 
 # How a state is written; what is accepted unseen is open to the database and a state of its own to people.
 ACCEPTED, CHECK = "accepted", "check"
@@ -38,12 +39,13 @@ class Points:
 
 
 def points(project: Project, *, may_see_checks: bool, asked_blind: NDArray[np.int64]) -> Points:
-    """What somebody may see of the map, which is there. Seven queries, two of them over all items and labels.
+    """What somebody may see of the map, which is there. Eight queries, two of them over all items and labels.
 
     Test images are nowhere on it, nor are random checks nobody has answered: their place among the others would be a
     hint. Answered ones are seen by those who review, with their label and never with what the model says. Nor is that
     said of what a certificate accepted or of ``asked_blind``, what a running round sets aside: people are asked about
-    those without a hint.
+    those without a hint. An image that has an answer and is asked about again blind shows neither that nor what the
+    model says, only that it was labelled.
     """
     drawn = image_map(project)
     assert drawn is not None
@@ -71,14 +73,19 @@ def points(project: Project, *, may_see_checks: bool, asked_blind: NDArray[np.in
     unseen = Proposal.objects.filter(project=project, state=Proposal.State.AUTO_ACCEPTED)
     accepted = np.isin(item_ids, np.fromiter(unseen.values_list("item_id", flat=True), np.int64))
     states = np.where(is_check[seen], STATES.index(CHECK), np.where(accepted, STATES.index(ACCEPTED), states))
+    is_again = np.isin(item_ids, np.fromiter(asked_again(project), np.int64))
+    # Skipped, or of no class: that is an answer too.
+    other_answers = [STATES.index(Item.State.NONE_OF_THESE), STATES.index(Item.State.SKIPPED)]
+    is_told = is_again & np.isin(states, other_answers)
+    states = np.where(is_told, STATES.index(Item.State.LABELLED), states)
     classes = list(project.classes.all())
     place_of = {each.pk: place for place, each in enumerate(classes, start=1)}
-    is_blind = accepted | is_check[seen] | np.isin(item_ids, asked_blind)
+    is_blind = accepted | is_check[seen] | is_again | np.isin(item_ids, asked_blind)
     said, confidence, number = _said(project, item_ids, place_of, is_blind)
     return Points(
         item_ids=item_ids,
         places=np.asarray(drawn.places[rows[seen]], np.float32),
-        labels=_labels(project, item_ids, place_of),
+        labels=np.where(is_again, 0, _labels(project, item_ids, place_of)),
         said=said,
         confidence=confidence,
         states=states,

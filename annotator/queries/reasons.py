@@ -1,5 +1,6 @@
 """Why an image is asked about, in words, and what the page may tell of it."""
 
+from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -22,6 +23,11 @@ NAMING = (QueueEntry.Reason.CLOSE_CALL, QueueEntry.Reason.UNSURE, QueueEntry.Rea
 def is_blind(entry: QueueEntry) -> bool:
     """Whether the answer counts only if nobody was told anything: no guess, no class, no labelled neighbour."""
     return entry.reason_code in BLIND or entry.item.split == Split.AUDIT
+
+
+def asked_blind(project: Project) -> QuerySet[QueueEntry, int]:
+    """The ids of the items that somebody is asked about blind, held or still waiting."""
+    return QueueEntry.objects.filter(project=project, reason_code__in=BLIND).values_list("item_id", flat=True)
 
 
 def reason_text(entry: QueueEntry, class_names: dict[int, str]) -> str:

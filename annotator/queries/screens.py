@@ -15,6 +15,7 @@ from django.db.models.expressions import RawSQL
 from django.db.models.fields.json import KeyTextTransform, KeyTransform
 from django.db.models.fields.tuple_lookups import TupleGreaterThan, TupleLessThan
 from django.db.models.functions import Cast
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from numpy.typing import NDArray
 
@@ -26,6 +27,7 @@ from annotator.models import (
     ModelVersion,
     Project,
     Proposal,
+    QueueEntry,
     Round,
     RoundCheck,
     Split,
@@ -35,6 +37,7 @@ from annotator.queries.flags import flagged_items
 from annotator.queries.item_sets import embedded, wanted_items
 from annotator.queries.likeness import neighbour_votes, side_by_side
 from annotator.queries.progress import pending
+from annotator.queries.reasons import asked_blind
 from annotator.queries.selecting import CONFIDENCE, LABELS, LISTED, NEIGHBOURS, SIMILAR, STUDY, UNSEEN, Selection
 from annotator.queries.vectors import vectors
 
@@ -163,11 +166,14 @@ def _listed_otherwise(project: Project, rows: QuerySet[Proposal]) -> QuerySet[Pr
 
 def _labels(project: Project, chosen: Selection) -> QuerySet[Annotation]:
     """The newest answer to each image of the pool, or the answer of one person, where it is a label. Random checks
-    stay out: whoever sees their labels answers the others with other eyes."""
+    stay out: whoever sees their labels answers the others with other eyes. So does what somebody is answering, and
+    what is asked again blind: that may be asked of the reviewer too."""
     naming = [Annotation.Kind.LABEL, Annotation.Kind.NONE_OF_THESE]
     current = Annotation.objects.filter(superseded_by__isnull=True, kind__in=naming)
     rows = current.filter(project=project, kind=Annotation.Kind.LABEL, item__split=Split.POOL)
     rows = rows.filter(item__state=Item.State.LABELLED)
+    held = QueueEntry.objects.filter(project=project, leased_until__gt=timezone.now())
+    rows = rows.exclude(item_id__in=held.values("item_id")).exclude(item_id__in=asked_blind(project))
     if chosen.by is not None:
         rows = rows.filter(annotator_id=chosen.by, source=Annotation.Source.PERSON)
     else:
