@@ -15,7 +15,18 @@ from django.urls import reverse
 
 from annotator import queries
 from annotator.actions import flagging, proposing, queueing
-from annotator.models import Annotation, Item, Job, LabelClass, ModelVersion, Project, Proposal, Round, RoundCheck
+from annotator.models import (
+    Annotation,
+    Item,
+    Job,
+    LabelClass,
+    ModelVersion,
+    Project,
+    Proposal,
+    QueueEntry,
+    Round,
+    RoundCheck,
+)
 from tests.cast import bare_items, make_item
 
 Login = Callable[[User], Client]
@@ -174,6 +185,21 @@ def test_more_like_this_puts_the_likest_first_and_goes_on(
     assert names(carols, project, like=str(items[0].pk)) == [str(n) for n in order]
     assert names(carols, project, like=str(items[0].pk), low="60") == [str(n) for n in order if n % 6 >= 2]
     assert names(carols, project, like=str(items[0].pk), after=str(items[order[3]].pk)) == [str(n) for n in order[4:]]
+
+
+def test_more_like_a_random_check_a_test_image_or_one_asked_blind_is_refused_as_unknown(
+    carols: Client, project: Project, items: list[Item], embedded: Callable[..., None], answer: Callable[..., Any],
+    bob: User, cat: LabelClass,
+) -> None:  # fmt: skip
+    check, test = make_item(project, 50, "audit"), make_item(project, 51, "test")
+    answer(bob, items[0], cat)
+    embedded([(item, [float(n), 0.0]) for n, item in enumerate([*items, check, test])])
+    assert names(carols, project, like=str(items[0].pk))
+    QueueEntry.objects.create(project=project, item=items[0], rank=0, reason_code="second_opinion")
+    for item in (check, test, items[0]):
+        for show in ("", "labels"):
+            said = refusal(carols, project, like=str(item.pk), show=show)
+            assert f"There is no image {item.pk} in this project." in said
 
 
 def test_near_copies_and_look_alikes_side_by_side(

@@ -240,7 +240,9 @@ def _nearest(project: Project, chosen: Selection, base: QuerySet[Any], keep: "Si
     """The keys of those most like one image. Looked for among its nearest, and among all where those do not do."""
     known = embedded(project, "like")
     assert chosen.like is not None
-    if not Item.objects.filter(project=project, pk=chosen.like).exists():
+    # What lies near a random check, a test image or what is asked blind is a hint at what it is.
+    in_pool = Item.objects.filter(project=project, pk=chosen.like, split=Split.POOL)
+    if not in_pool.exclude(pk__in=asked_blind(project)).exists():
         raise _refusal("like", _("There is no image %(id)s in this project.") % {"id": chosen.like})
     if not len(known.rows([chosen.like])):
         raise _refusal("like", _("This image came after the others were embedded; try again in a while."))
