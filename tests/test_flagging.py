@@ -92,6 +92,24 @@ def test_reviewers_see_the_notes_and_lower_the_flags(
     assert flag.lowered_by == carol
 
 
+def test_a_note_on_what_is_to_be_answered_blind_is_hidden_until_it_is(
+    login: Login, project: Project, items: list[Item], bob: User, carol: User
+) -> None:
+    check = make_item(project, 40, "audit")
+    for item in (items[0], items[1], check):
+        flagging.raise_flag(project=project, item_id=item.pk, actor=bob, note=f"says {item.source_name}")
+    QueueEntry.objects.filter(item=items[0]).update(reason_code="second_opinion")
+    client = login(carol)
+    page = client.get(reverse("flags", args=[project.pk])).content.decode()
+    assert page.count("The note is hidden until this image is answered.") == 2
+    assert "says image-1.png" in page and "says image-0.png" not in page and "says image-40.png" not in page
+    listed = client.get(f"/api/v1/projects/{project.pk}/flags/").json()["results"]
+    assert sorted(each["note"] for each in listed) == ["", "", "says image-1.png"]
+    QueueEntry.objects.filter(item=items[0]).delete()
+    Item.objects.filter(pk=check.pk).update(state="labelled")
+    assert "hidden until" not in client.get(reverse("flags", args=[project.pk])).content.decode()
+
+
 @pytest.mark.parametrize(("sent", "status"), [("x", 422), ("", 422), ("99999999", 404)])
 def test_lowering_what_is_no_flag_says_why(
     login: Login, project: Project, carol: User, sent: str, status: int

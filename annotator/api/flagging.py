@@ -17,11 +17,16 @@ from annotator.models import Flag
 class FlagShape(serializers.ModelSerializer[Flag]):
     item_name = serializers.CharField(source="item.source_name", read_only=True)
     raised_by = serializers.CharField(source="raised_by.username", allow_null=True, default=None)
+    note = serializers.SerializerMethodField(help_text="empty too while its image is to be answered blind")
 
     class Meta:
         model = Flag
         fields = ("id", "item", "item_name", "note", "raised_by", "created_at")
         read_only_fields = fields
+
+    def get_note(self, flag: Flag) -> str:
+        """What was just sent goes back as it came; only in a list a note may be hidden."""
+        return "" if getattr(flag, "hides_note", False) else flag.note
 
 
 class NewFlag(serializers.Serializer[Any]):

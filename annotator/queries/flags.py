@@ -1,13 +1,20 @@
 """Images that somebody wants looked at again."""
 
-from django.db.models import QuerySet
+from django.db.models import Case, Exists, OuterRef, Q, QuerySet, Value, When
 
-from annotator.models import Flag, Item, Project
+from annotator.models import Flag, Item, Project, Split
+from annotator.queries.reasons import asked_blind
 
 
 def raised_flags(project: Project) -> QuerySet[Flag]:
-    """The flags nobody has lowered yet, the oldest first, with their images and who raised them."""
-    return Flag.objects.filter(project=project, lowered_at__isnull=True).select_related("item", "raised_by")
+    """The flags nobody has lowered yet, the oldest first, with their images and who raised them.
+
+    hides_note: its image is asked about blind, now or yet to come; whoever may be asked must not read what it is.
+    """
+    raised = Flag.objects.filter(project=project, lowered_at__isnull=True).select_related("item", "raised_by")
+    is_open_check = Q(item__split=Split.AUDIT, item__state=Item.State.OPEN)
+    is_asked = Exists(asked_blind(project).filter(item_id=OuterRef("item_id")))
+    return raised.annotate(hides_note=Case(When(is_open_check | is_asked, then=Value(True)), default=Value(False)))
 
 
 def flagged_by(project: Project, user_id: int, item_ids: list[int]) -> set[int]:
