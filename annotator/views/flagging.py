@@ -67,7 +67,10 @@ def show(request: PageRequest, project_id: int) -> HttpResponse:
     context |= {
         "project": project,
         "membership": membership,
-        "rows": [{"flag": flag, "is_tiny": is_tiny(flag.item), "is_hidden": flag.hides_note} for flag in flags[:ROWS]],
+        "rows": [
+            {"flag": flag, "is_tiny": is_tiny(flag.item), "is_hidden": getattr(flag, "hides_note", True)}
+            for flag in flags[:ROWS]
+        ],
         "next_after": flags[ROWS - 1].pk if len(flags) > ROWS else None,
         "is_first": not after,
     }
