@@ -199,6 +199,24 @@ def test_a_decision_sent_twice_is_one(disputed: Item, alice: User, carol: User, 
         decide(bobs.annotator, disputed, cat, uuid=bobs.uuid)
 
 
+def test_a_decision_sent_again_that_says_something_else_is_refused(
+    disputed: Item, carol: User, cat: LabelClass, dog: LabelClass
+) -> None:
+    """Back in the browser and another class chosen: nobody is told "decided" of what was not kept."""
+    one, other = uuid.uuid4(), uuid.uuid4()
+    first = decide(carol, disputed, cat, uuid=one)
+    for named in (dog, None):
+        with pytest.raises(Conflict, match="already used"):
+            decide(carol, disputed, named, uuid=one, again=True)
+    none = decide(carol, disputed, None, uuid=other, again=True)
+    with pytest.raises(Conflict, match="already used"):
+        decide(carol, disputed, cat, uuid=other, again=True)
+    assert decide(carol, disputed, None, uuid=other, again=True).pk == none.pk
+    cat.is_archived = True
+    cat.save()
+    assert decide(carol, disputed, cat, uuid=one).pk == first.pk
+
+
 def test_what_waits_for_no_decision_is_left_alone(
     project: Project, bob: User, carol: User, cat: LabelClass, dog: LabelClass, disputed: Item, answer: Answer
 ) -> None:

@@ -75,7 +75,7 @@ def decide(
         raise NotFound(_("there is no item %(item_id)s in this project") % {"item_id": item_id})
     repeated = Annotation.objects.filter(uuid=uuid).first()
     if repeated is not None:
-        return _same_decision(repeated, item, actor)
+        return _same_decision(repeated, item, actor, raw_value)
     # 2. May it be decided?
     if item.split == Split.TEST:
         raise Conflict(_("this image belongs to the held-out test set; it is not labelled here"))
@@ -103,9 +103,10 @@ def decide(
     return decision
 
 
-def _same_decision(repeated: Annotation, item: Item, actor: User) -> Annotation:
-    is_same = (repeated.item_id, repeated.annotator_id) == (item.pk, actor.pk)
-    if not is_same or repeated.reason_code != Annotation.DECISION:
+def _same_decision(repeated: Annotation, item: Item, actor: User, raw_value: Any) -> Annotation:
+    kind = Annotation.Kind.NONE_OF_THESE if raw_value is None else Annotation.Kind.LABEL
+    is_same = (repeated.item_id, repeated.annotator_id, repeated.kind) == (item.pk, actor.pk, kind)
+    if not is_same or repeated.reason_code != Annotation.DECISION or not labeling.says(repeated, raw_value):
         raise Conflict(
             _("the id %(uuid)s was already used for another answer; reload the page and decide again")
             % {"uuid": repeated.uuid}

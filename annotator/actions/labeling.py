@@ -155,7 +155,7 @@ def lock_uuid(uuid: uuids.UUID) -> None:
 
 def _same_answer(repeated: Annotation, item: Item, annotator: User, kind: str, raw_value: Any) -> Annotation:
     is_same = (repeated.item_id, repeated.annotator_id, repeated.kind) == (item.pk, annotator.pk, kind)
-    if not is_same or not _says(repeated, raw_value):
+    if not is_same or not says(repeated, raw_value):
         raise Conflict(
             _("the id %(uuid)s was already used for another answer; make a new one for each answer")
             % {"uuid": repeated.uuid}
@@ -163,7 +163,7 @@ def _same_answer(repeated: Annotation, item: Item, annotator: User, kind: str, r
     return repeated
 
 
-def _says(answer: Annotation, raw_value: Any) -> bool:
+def says(answer: Annotation, raw_value: Any) -> bool:
     """Whether this is its value, though its class may have been archived since."""
     if answer.value is None:
         return True
