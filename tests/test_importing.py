@@ -145,6 +145,14 @@ def test_a_zip_that_gives_nothing_fails_with_one_sentence(
     assert job.state == Job.State.FAILED and why in job.error
 
 
+def test_a_broken_zip_among_others_is_named_and_the_rest_goes_in(project: Project, alice: User) -> None:
+    broken = ContentFile(b"PK\x03\x04 not a zip", "broken.zip")
+    job = bring(project, alice, ContentFile(png(1), "one.png"), broken, zipped(pets(2, 10)))
+    assert (job.state, job.result["imported"], job.result["refused_count"]) == (Job.State.DONE, 3, 1)
+    (refused,) = job.result["refused"]
+    assert refused["name"] == "broken.zip" and "not a whole zip" in refused["reason"]
+
+
 def test_after_an_import_there_is_work_to_do(project: Project, alice: User) -> None:
     bring(project, alice, zipped(pets()))
     # Random checks are drawn when they are due.

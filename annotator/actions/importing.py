@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -185,7 +186,8 @@ def _files(job: Job, stack: ExitStack) -> list[SourceFile]:
     if "path" in job.parameters:
         files = list(_path_files(Path(job.parameters["path"]), stack))
     else:
-        files = [file for upload in _uploads(job.parameters) for file in _upload_files(upload, stack)]
+        uploads = list(_uploads(job.parameters))
+        files = [file for each in uploads for file in _upload_files(each, stack, is_alone=len(uploads) == 1)]
         files = sources.without_wrapper(files) if "lists" in job.parameters else files
     if not files:
         raise InvalidImport(_("there is no file in it"))
@@ -208,7 +210,9 @@ def _path_files(path: Path, stack: ExitStack) -> Iterator[SourceFile]:
     return iter([SourceFile(sources.clean_name(path.name), lambda: sources.open_file(path))])
 
 
-def _upload_files(upload: dict[str, Any], stack: ExitStack) -> Iterator[SourceFile]:
+def _upload_files(upload: dict[str, Any], stack: ExitStack, *, is_alone: bool) -> Iterator[SourceFile]:
+    """The files of one upload. A broken zip is itself a file that cannot be read, so that what came with it goes in;
+    alone it raises InvalidImport."""
     if not upload["is_zip"]:
         return iter([SourceFile(upload["name"], lambda: default_storage.open(upload["key"]))])
     try:
@@ -217,7 +221,17 @@ def _upload_files(upload: dict[str, Any], stack: ExitStack) -> Iterator[SourceFi
         raise InvalidImport(
             _("the upload %(upload)s is gone from storage; upload it again") % {"upload": upload["name"]}
         ) from None
-    return sources.zip_files(stack.enter_context(sources.open_zip(file, upload["name"])))
+    try:
+        archive = sources.open_zip(file, upload["name"])
+    except InvalidImport as error:
+        if is_alone:
+            raise
+        return iter([SourceFile(upload["name"], partial(_refuse, error.message))])
+    return sources.zip_files(stack.enter_context(archive))
+
+
+def _refuse(why: str) -> IO[bytes]:
+    raise UnreadableFile(why)
 
 
 class _Import:
