@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from annotator import queries
 from annotator.actions import classes, merging, projects, proposing
+from annotator.errors import InvalidClass
 from annotator.models import (
     Annotation,
     AuditEvent,
@@ -34,6 +35,15 @@ from tests.test_projects import at_once
 pytestmark = pytest.mark.django_db
 Login = Callable[[User], Client]
 Answer = Callable[..., Annotation]
+
+
+def test_more_names_than_a_project_has_classes_are_refused_at_once(
+    project: Project, alice: User, django_assert_max_num_queries: Any
+) -> None:
+    names, before = (f"name {n}" for n in range(10_000)), project.classes.count()
+    with django_assert_max_num_queries(10), pytest.raises(InvalidClass, match="at most 2,000 classes"):
+        classes.add_classes(project=project, actor=alice, names=names)
+    assert project.classes.count() == before
 
 
 @pytest.fixture

@@ -63,14 +63,14 @@ def add_classes(
     Raises InvalidClass for the first that does not fit. Locks the project's row; two queries for each name.
     """
     lock_project(project.pk)  # two additions at once get different keys
-    classes = list(project.classes.all())
+    names, classes = list(names), list(project.classes.all())
+    if len(classes) + len(names) > CLASSES_AT_MOST:
+        raise InvalidClass(_("a project has at most %(n)s classes") % {"n": f"{CLASSES_AT_MOST:,}"})
     keys = {each.shortcut for each in classes if not each.is_archived}
     free = [key for key in SHORTCUTS if key not in keys]
     position = max((each.position for each in classes), default=-1) + 1
     made = []
     for at, name in enumerate(names):
-        if len(classes) + at >= CLASSES_AT_MOST:
-            raise InvalidClass(_("a project has at most %(n)s classes") % {"n": f"{CLASSES_AT_MOST:,}"})
         label_class = LabelClass(project=project, colour=colour_of(len(classes) + at), position=position + at)
         key = shortcut if shortcut is not None else free.pop(0) if free else ""
         label_class.name, label_class.shortcut = _name(label_class, name), _key(label_class, key)
