@@ -172,6 +172,7 @@ def test_a_cancelled_import_leaves_nothing_behind(
         ({"batch": "-1"}, "batch '-1' is not a whole number; reload the page"),
         ({"batch": "99999"}, "batch 99999 is not one of 0 to 20000; bring a zip instead"),
         ({"paths": "[1]"}, "the paths are not a JSON list of words; reload the page"),
+        ({"paths": "[" * 100_000}, "the paths are not a JSON list of words; reload the page"),
         ({"paths": "{"}, "the paths are not a JSON list of words; reload the page"),
         ({"paths": '["a", "b"]'}, "2 paths came with 1 files; reload the page"),
         ({"files": []}, "no file arrived; send them again"),

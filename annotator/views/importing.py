@@ -132,7 +132,7 @@ def _read_paths(request: PageRequest) -> list[str] | None:
         return None
     try:
         paths = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         paths = None
     if not isinstance(paths, list) or not all(isinstance(each, str) for each in paths):
         raise InvalidImport(_("the paths are not a JSON list of words; reload the page"))
