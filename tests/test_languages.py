@@ -12,6 +12,7 @@ from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.template.base import DebugLexer, TokenType
 from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import override
@@ -21,7 +22,9 @@ from annotator.errors import WinnowError
 from annotator.models import Job, Project
 from annotator.templatetags.humanise import ago, duration
 from annotator.templatetags.languages import STORED
+from annotator.views import languages
 from annotator.wording import decimal, in_english, percent, promised, thousands, within
+from tests.test_access_matrix import PAGES, places
 
 ANNOTATOR = settings.BASE_DIR / "annotator"
 TEMPLATES = sorted((settings.BASE_DIR / "templates").rglob("*.html"))
@@ -140,6 +143,61 @@ def test_a_chosen_language_outweighs_the_browsers(client: Client) -> None:
     answer = client.post("/language/", {"language": "de"}, headers={"referer": "http://testserver/login/"})
     assert (answer.status_code, answer.url) == (303, "http://testserver/login/")  # type: ignore[attr-defined]
     assert '<html lang="de">' in client.get("/login/", headers={"accept-language": "en"}).content.decode()
+
+
+POST_ALONE = [name for name, methods in PAGES.items() if set(methods) == {"POST"}]
+ARGUMENTS = {"item_id": 1, "job_id": 2, "round_id": 3, "token_id": 4}
+
+
+def test_each_address_that_answers_post_alone_has_its_page() -> None:
+    assert set(languages.PAGE_OF) == set(POST_ALONE)
+    assert all("GET" in PAGES[page] for page in languages.PAGE_OF.values())
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", POST_ALONE)
+def test_a_language_chosen_on_the_answer_to_a_post_leads_to_a_page(
+    name: str, client: Client, project: Project, alice: User
+) -> None:
+    """What was refused is shown at an address that cannot be asked for again."""
+    client.force_login(alice)
+    arguments = ARGUMENTS | {"project_id": project.pk}
+    address = reverse(name, kwargs={key: arguments[key] for key in places()[name].arguments})
+    referer = f"http://testserver{address}?x=1"
+    answer = client.post("/language/", {"language": "de"}, headers={"referer": referer})
+    assert answer.status_code == 303
+    inside = f"/projects/{project.pk}/"
+    assert answer["Location"].startswith(inside) == address.startswith(inside)
+    assert client.get(answer["Location"]).status_code == 200
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("name", "back"),
+    [("label-undo", "label"), ("review-undo", "review"), ("map-choose", "map"), ("class-undo", "project-classes")],
+)
+def test_it_is_the_page_that_the_post_came_from(name: str, back: str, client: Client) -> None:
+    referer = f"http://testserver{reverse(name, args=[7])}"
+    answer = client.post("/language/", {"language": "de"}, headers={"referer": referer})
+    assert answer["Location"] == reverse(back, args=[7])
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("referer", "back"),
+    [
+        ("http://elsewhere.example/projects/7/label/", "/"),
+        ("http://elsewhere.example/projects/7/label/undo/", "/"),
+        ("http://testserver/projects/7/review/?page=2", "http://testserver/projects/7/review/?page=2"),
+        ("http://testserver/nowhere/", "http://testserver/nowhere/"),
+        ("http://testserver", "http://testserver"),
+        ("http://[", "/"),
+        ("", "/"),
+    ],
+)
+def test_a_chosen_language_leads_back_within_this_site(referer: str, back: str, client: Client) -> None:
+    answer = client.post("/language/", {"language": "de"}, headers={"referer": referer})
+    assert (answer.status_code, answer["Location"]) == (303, back)
 
 
 @pytest.mark.django_db

@@ -1,11 +1,13 @@
 """In which language a person reads the pages: as chosen here, else as the browser asks for."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.middleware.locale import LocaleMiddleware
 from django.shortcuts import redirect, resolve_url
+from django.urls import Resolver404, resolve, reverse
 from django.utils import translation
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext as _
@@ -15,6 +17,25 @@ from annotator.errors import InvalidSettings
 from annotator.views import refused
 
 YEAR_S = 365 * 24 * 3600
+# Addresses that answer POST alone -> the page they are asked from. A refusal is shown there, and nobody can go back.
+PAGE_OF = {
+    "logout": "projects",
+    "language": "projects",
+    "token-revoke": "tokens",
+    "map-choose": "map",
+    "draw-checks": "dashboard",
+    "start-round": "dashboard",
+    "cancel-round": "dashboard",
+    "class-undo": "project-classes",
+    "import-files": "import",
+    "label-next": "label",
+    "label-undo": "label",
+    "label-renew": "label",
+    "job-cancel": "training",
+    "review-undo": "review",
+    "item-flag": "label",
+    "export-model": "export",
+}
 
 
 class PageLanguage(LocaleMiddleware):
@@ -48,7 +69,7 @@ def choose(request: HttpRequest) -> HttpResponse:
     # Not a field of the form: an address in the page that says "not found" would tell what was asked for.
     back = request.headers.get("referer", "")
     is_here = url_has_allowed_host_and_scheme(back, {request.get_host()}, require_https=request.is_secure())
-    response = redirect(back if is_here else resolve_url("projects"))
+    response = redirect(_page_of(back) if is_here else resolve_url("projects"))
     response.status_code = 303
     response.set_cookie(
         settings.LANGUAGE_COOKIE_NAME,
@@ -59,3 +80,16 @@ def choose(request: HttpRequest) -> HttpResponse:
         secure=settings.SESSION_COOKIE_SECURE,
     )
     return response
+
+
+def _page_of(address: str) -> str:
+    """The address, or that of the page it belongs to where it answers no GET."""
+    try:
+        match = resolve(urlsplit(address).path)
+    except Resolver404:
+        return address
+    page = PAGE_OF.get(match.url_name or "")
+    if page is None:
+        return address
+    inside = [match.kwargs["project_id"]] if "project_id" in match.kwargs else []
+    return reverse(page, args=inside)
