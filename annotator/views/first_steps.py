@@ -29,12 +29,14 @@ class Step:
 
 
 def steps(membership: Membership) -> list[Step]:
-    """The three steps, or none once somebody answered an image. Four queries at most.
+    """The three steps, or none once somebody answered an image or proposals wait. Five queries at most.
 
     For templates/first_steps.html, which shows nothing where there are none.
     """
     project = membership.project
     if Annotation.objects.filter(project=project, source=Annotation.Source.PERSON).exists():
+        return []
+    if queries.proposed_by_names(project):
         return []
     n_images = project.items.exclude(split=Split.TEST).count()
     n_classes = len(queries.open_classes(project))
