@@ -97,7 +97,7 @@ def test_who_has_no_project_is_told_how_to_begin(login: Login, charlie: User) ->
     assert "Make your first project" in page and reverse("project-create") in page
 
 
-def test_it_costs_four_queries_at_most(empty: Project, alice: User, django_assert_max_num_queries: Any) -> None:
+def test_it_costs_five_queries_at_most(empty: Project, alice: User, django_assert_max_num_queries: Any) -> None:
     membership = Membership.objects.select_related("project").get(project=empty, user=alice)
-    with django_assert_max_num_queries(4):
+    with django_assert_max_num_queries(5):
         first_steps.steps(membership)
