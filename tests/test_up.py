@@ -1,5 +1,6 @@
 """`manage.py up` as a person meets it: it serves, it stops whole, and what is in its way gets one sentence."""
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -18,6 +19,7 @@ import pytest
 
 from annotator.embedded import Postgres
 from annotator.jobs import WORKER_SIGN
+from annotator.management.commands.up import Stop, Up
 from annotator.settings import BASE_DIR, _socket_folder
 from tests.running_site import RunningSite, free_port, wait_until
 
@@ -112,6 +114,14 @@ def test_stopped_while_it_starts_it_leaves_no_process(tmp_path: Path) -> None:
         starting.stop(signal.SIGINT)
         assert "Traceback" not in starting.output
         assert server(tmp_path / "data").process() is None
+
+
+def test_a_signal_that_python_swallowed_is_heeded_all_the_same() -> None:
+    starting = Up(8080, with_demo=False)
+    with contextlib.suppress(Stop):  # as while an object is cleared up
+        starting.on_signal(signal.SIGINT, None)
+    with pytest.raises(Stop):
+        starting.tend(0)
 
 
 # --- what dies comes back ----------------------------------------------------------------------------------

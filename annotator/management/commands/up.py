@@ -143,7 +143,12 @@ class Up:
             time.sleep(0.1)
 
     def tend(self, reading: int) -> None:
-        """Start again what died; one line says so."""
+        """Start again what died; one line says so.
+
+        Raises Stop where the signal's own was lost on its way: Python drops what is raised while it clears up objects.
+        """
+        if self.stopping_since is not None:
+            raise Stop
         if self.postgres is not None and self.postgres.process() is None:
             say("winnow: the database ended; starting it again")
             self.postgres.start()
