@@ -20,6 +20,7 @@ from annotator.models import AuditEvent, ClassExample, Item, LabelClass, Members
 from annotator.queries.class_history import ASSIGNED, MERGED, class_history
 from annotator.views import PageRequest, page
 from annotator.views.choices import is_tiny
+from annotator.views.reading import is_number
 
 TEMPLATE = "classes.html"
 # Examples in a line of the list, pictures to choose examples from, and changes that are told.
@@ -69,7 +70,7 @@ def show(request: PageRequest, project_id: int) -> HttpResponse:
         return _see_other(_address(membership.project, chosen_class))
     fresh = get_membership(request.user, project_id, OWN)
     raw = request.POST.get("class", "")
-    found = fresh.project.classes.filter(pk=int(raw)).first() if _is_id(raw) else None
+    found = fresh.project.classes.filter(pk=int(raw)).first() if is_number(raw) else None
     return _page(request, fresh, found, error=refused)
 
 
@@ -169,7 +170,7 @@ def _posted(request: PageRequest, project: Project) -> LabelClass:
 
 
 def _class(project: Project, raw: str) -> LabelClass:
-    found = project.classes.filter(pk=int(raw)).first() if _is_id(raw) else None
+    found = project.classes.filter(pk=int(raw)).first() if is_number(raw) else None
     if found is None:
         raise NotFound(_("there is no class %(id)s in this project; reload the page") % {"id": repr(raw[:40])})
     return found
@@ -177,13 +178,9 @@ def _class(project: Project, raw: str) -> LabelClass:
 
 def _items(request: PageRequest) -> list[int]:
     raw = request.POST.getlist("item")
-    if not raw or not all(_is_id(each) for each in raw):
+    if not raw or not all(is_number(each) for each in raw):
         raise InvalidClass(_("tick at least one image"))
     return [int(each) for each in raw]
-
-
-def _is_id(raw: str) -> bool:
-    return raw.isascii() and raw.isdigit() and len(raw) <= 18
 
 
 # --- taking something back ------------------------------------------------------------------------------------------
@@ -202,7 +199,7 @@ def undo(request: PageRequest, project_id: int) -> HttpResponse:
 
 def take_back(project: Project, actor: Any, raw: str, *, is_owner: bool) -> str:
     """Undo this change; what that did, in a sentence. Raises NotFound, NotAllowed, Conflict."""
-    if not _is_id(raw):
+    if not is_number(raw):
         raise InvalidClass(_("say which change is taken back; reload the page"))
     event = AuditEvent.objects.filter(project=project, pk=int(raw)).first()
     if event is None or event.verb not in (MERGED, ASSIGNED):

@@ -20,6 +20,7 @@ from annotator.models import Item, LabelClass, Membership, Project
 from annotator.queries.predictions import contradicted
 from annotator.views import PageRequest, page
 from annotator.views.choices import is_tiny
+from annotator.views.reading import is_number, read_uuid
 from annotator.wording import percent
 
 TEMPLATE = "confused.html"
@@ -54,7 +55,7 @@ def _decide(request: PageRequest, membership: Membership) -> str:
         project=membership.project,
         item_id=_number(request.POST.get("item", ""), _("%(found)s is not an image; reload the page")),
         actor=request.user,
-        uuid=_uuid(request.POST.get("uuid", "")),
+        uuid=read_uuid(request.POST.get("uuid", "")),
         raw_value=None if named == NONE else named,
         checking=True,
     )
@@ -64,17 +65,9 @@ def _decide(request: PageRequest, membership: Membership) -> str:
 
 
 def _number(raw: str, refusal: str) -> int:
-    if not raw.isascii() or not raw.isdigit() or len(raw) > 18:
+    if not is_number(raw):
         raise InvalidSettings(refusal % {"found": repr(raw[:20])})
     return int(raw)
-
-
-def _uuid(raw: str) -> uuids.UUID:
-    try:
-        return uuids.UUID(raw)
-    except ValueError:
-        why = _("uuid %(found)s is not a UUID; reload the page")
-        raise InvalidAnnotation(why % {"found": repr(raw[:40])}) from None
 
 
 def _class(project: Project, raw: str) -> LabelClass:

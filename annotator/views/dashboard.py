@@ -26,6 +26,7 @@ from annotator.views import PageRequest, accuracy, calibration, doubt, first_ste
 from annotator.views import work as working
 from annotator.views.certifying import panel as gate_panel
 from annotator.views.next_step import Standing, next_step
+from annotator.views.reading import is_number
 from annotator.wording import decimal, percent, thousands, within
 
 TEMPLATE = "dashboard.html"
@@ -95,7 +96,7 @@ def context_of(membership: Membership, about: str = WORTH) -> dict[str, Any]:
 
 
 def _count(raw: str) -> int:
-    if not raw.isascii() or not raw.isdigit() or len(raw) > 9:
+    if not is_number(raw, 9):
         raise InvalidSettings(_("%(found)s is not a number of random checks") % {"found": repr(raw[:20])})
     return int(raw)
 

@@ -16,6 +16,7 @@ from annotator.errors import InvalidAnnotation, WinnowError
 from annotator.models import Membership
 from annotator.views import PageRequest, page
 from annotator.views.choices import is_tiny
+from annotator.views.reading import is_number
 
 TEMPLATE = "flagging.html"
 ROWS = 50
@@ -89,7 +90,7 @@ def _wanted(raw: str | None) -> bool | None:
 
 
 def _id(raw: str | None) -> int:
-    if raw is None or not raw.isascii() or not raw.isdigit() or len(raw) > 18:
+    if not is_number(raw):
         raise InvalidAnnotation(
             _("%(found)s is not the number of a flag; reload the page") % {"found": repr((raw or "")[:40])}
         )

@@ -24,6 +24,7 @@ from annotator.queries import GroupedImages
 from annotator.views import PageRequest, page
 from annotator.views.classes import Picture
 from annotator.views.classes import take_back as undo_change
+from annotator.views.reading import is_number
 
 TEMPLATE = "groups.html"
 A_SCREEN, LISTED = 100, 120
@@ -124,7 +125,7 @@ def _told(done: assigning.Assigned) -> str:
 
 def _items(request: HttpRequest) -> list[int]:
     raw = request.POST.getlist("item")
-    if not raw or not all(each.isascii() and each.isdigit() and len(each) <= 18 for each in raw):
+    if not raw or not all(is_number(each) for each in raw):
         raise InvalidClass(_("tick at least one image"))
     return [int(each) for each in raw]
 
@@ -201,22 +202,18 @@ def _page(request: HttpRequest, membership: Membership, of: str, *, error: Winno
 def _screen(project: Project, of: str, groups: list[GroupedImages], asked: Any) -> Screen:
     source = queries.grouped_class(project, of)
     if not groups or asked.get("all"):
-        after = int(asked["after"]) if _is_id(asked.get("after", "")) else 0
+        after = int(asked["after"]) if is_number(asked.get("after", "")) else 0
         found = list(queries.groupable_items(project, of).filter(pk__gt=after).order_by("pk")[: A_SCREEN + 1])
         shown = [Picture(item) for item in found[:A_SCREEN]]
         more = _address(project, of, all=1, after=shown[-1].item.pk) if len(found) > A_SCREEN else ""
         return Screen(of, source, None, shown, more)
-    number = int(asked["group"]) if _is_id(asked.get("group", "")) else 0
+    number = int(asked["group"]) if is_number(asked.get("group", "")) else 0
     # What was a group of its own may be given away by now: the next one takes its place.
     at = next((index for index, each in enumerate(groups) if each.number >= number), 0)
     items = Item.objects.in_bulk(groups[at].item_ids.tolist())
     pictures = [Picture(items[pk]) for pk in groups[at].item_ids.tolist() if pk in items]
     behind = groups[at + 1].number if at + 1 < len(groups) else 0
     return Screen(of, source, groups[at], pictures, _address(project, of, group=behind) if behind else "")
-
-
-def _is_id(raw: str) -> bool:
-    return raw.isascii() and raw.isdigit() and len(raw) <= 18
 
 
 def _listed(project: Project, of: str, groups: list[GroupedImages], screen: Screen) -> list[Listed]:

@@ -19,6 +19,7 @@ from annotator.errors import InvalidImport, WinnowError
 from annotator.models import Job, Membership
 from annotator.uploads import ClosingUploadHandler
 from annotator.views import PageRequest, first_steps, page
+from annotator.views.reading import is_number
 
 TEMPLATE = "importing.html"
 IMPORTS_SHOWN = 5
@@ -120,7 +121,7 @@ def _read_collection(request: PageRequest) -> uuids.UUID:
 
 def _read_batch(request: PageRequest) -> int:
     raw = request.POST.get("batch", "")
-    if not raw.isascii() or not raw.isdigit() or len(raw) > 9:
+    if not is_number(raw, 9):
         raise InvalidImport(_("batch %(found)s is not a whole number; reload the page") % {"found": repr(raw[:40])})
     return int(raw)
 

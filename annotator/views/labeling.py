@@ -23,6 +23,7 @@ from annotator.formats.images import NEEDS_RENDITION
 from annotator.models import Annotation, Item, Membership, Project, QueueEntry, Split
 from annotator.views import PageRequest, page
 from annotator.views.choices import TINY_PX, choices_of, is_tiny
+from annotator.views.reading import is_number, read_uuid
 from annotator.wording import is_storable, percent
 
 TEMPLATE = "labeling.html"
@@ -112,8 +113,8 @@ def undo(request: PageRequest, project_id: int) -> HttpResponse:
         undone = labeling.undo_last(
             project=project,
             annotator=request.user,
-            uuid=_read_uuid(request.POST.get("uuid")),
-            answer=_read_uuid(named) if named else None,
+            uuid=read_uuid(request.POST.get("uuid")),
+            answer=read_uuid(named) if named else None,
         )
     except WinnowError as error:
         return _refused(request, membership, error)
@@ -206,7 +207,7 @@ def _read_answer(posted: Mapping[str, Any]) -> dict[str, Any]:
     milliseconds = posted.get("milliseconds")
     return {
         "item_id": _read_number(posted.get("item"), "item"),
-        "uuid": _read_uuid(posted.get("uuid")),
+        "uuid": read_uuid(posted.get("uuid")),
         "kind": Annotation.Kind.LABEL if kind == "class" else kind,
         "raw_value": raw_value or None,
         "milliseconds": _read_number(milliseconds, "milliseconds") if milliseconds else None,
@@ -214,22 +215,12 @@ def _read_answer(posted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_number(raw: str | None, name: str) -> int:
-    # Longer than any id; int() itself would refuse thousands of digits with an error of its own.
-    if raw is None or not raw.isascii() or not raw.isdigit() or len(raw) > 18:
+    if not is_number(raw):
         raise InvalidAnnotation(
             _("%(name)s %(found)s is not a whole number; reload the page")
             % {"name": name, "found": repr((raw or "")[:40])}
         )
     return int(raw)
-
-
-def _read_uuid(raw: str | None) -> uuids.UUID:
-    try:
-        return uuids.UUID(raw or "")
-    except ValueError:
-        raise InvalidAnnotation(
-            _("uuid %(found)s is not a UUID; reload the page") % {"found": repr((raw or "")[:40])}
-        ) from None
 
 
 def _hint_was_shown(user: User, project: Project, shown: str | None, item_id: int) -> bool:

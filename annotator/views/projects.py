@@ -18,6 +18,7 @@ from annotator.actions import projects
 from annotator.errors import InvalidClass, InvalidSettings, NotFound, WinnowError
 from annotator.models import Item, Membership, Project, ProjectSettings, Role, Split
 from annotator.views import PageRequest, page
+from annotator.views.reading import is_number
 from annotator.wording import written
 
 SETTINGS_TEMPLATE = "project_settings.html"
@@ -132,10 +133,6 @@ def _default(name: str) -> Any:
     return next(each.default for each in fields(ProjectSettings) if each.name == name)
 
 
-def _is_id(raw: str) -> bool:
-    return raw.isascii() and raw.isdigit() and len(raw) <= 18
-
-
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def members(request: PageRequest, project_id: int) -> HttpResponse:
@@ -162,7 +159,7 @@ def _change_members(request: PageRequest, project: Project) -> None:
     if do == "set":
         username, role = request.POST.get("username", ""), request.POST.get("role", "")
         projects.set_member(project=project, actor=request.user, username=username, role=role)
-    elif do == "remove" and _is_id(who):
+    elif do == "remove" and is_number(who):
         projects.remove_member(project=project, actor=request.user, user_id=int(who))
     else:
         why = _("%(found)s is not something to do with a member; reload the page")

@@ -33,6 +33,7 @@ from annotator.queries.selecting import (
 from annotator.views import PageRequest, page
 from annotator.views.certifying import promise
 from annotator.views.choices import choices_of
+from annotator.views.reading import is_number
 from annotator.views.review_filters import form_of, in_force, order_told, question
 from annotator.views.review_tiles import tiles_of
 from annotator.views.review_trust import trust_context
@@ -196,7 +197,7 @@ def _place(posted: QueryDict) -> QueryDict:
 
 
 def _read_id(raw: str | None) -> int:
-    if raw is None or not raw.isascii() or not raw.isdigit() or len(raw) > 18:
+    if not is_number(raw):
         raise InvalidAnnotation(
             _("%(found)s is not the number of a proposal; reload the page") % {"found": repr((raw or "")[:40])}
         )
@@ -232,7 +233,7 @@ def _see_other(project: Project, query: str) -> HttpResponse:
 def _last_decision(request: HttpRequest, project: Project) -> dict[str, Any] | None:
     """What the redirect after a form without JavaScript reports: the counts of this person's own decision."""
     raw = request.GET.get("decided", "")
-    if not raw.isascii() or not raw.isdigit() or len(raw) > 18:
+    if not is_number(raw):
         return None
     event = AuditEvent.objects.filter(pk=int(raw), project=project, actor_id=request.user.pk).first()
     if event is None or "accepted" not in event.detail:
@@ -390,7 +391,7 @@ def _waiting(project: Project) -> str:
 
 def _tiles(request: HttpRequest) -> int:
     raw = request.COOKIES.get(TILES_COOKIE, "")
-    fits = int(raw) if raw.isascii() and raw.isdigit() and len(raw) < 4 else TILES
+    fits = int(raw) if is_number(raw, 3) else TILES
     return fits if TILES_AT_LEAST <= fits <= TILES_AT_MOST else TILES
 
 

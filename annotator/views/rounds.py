@@ -11,6 +11,7 @@ from annotator.actions import rounds
 from annotator.errors import Conflict, InvalidSettings
 from annotator.models import Membership
 from annotator.views import PageRequest, dashboard, page
+from annotator.views.reading import is_number
 from annotator.wording import thousands
 
 
@@ -52,7 +53,7 @@ def cancel(request: PageRequest, project_id: int, round_id: int) -> HttpResponse
 def _count(raw: str) -> int | None:
     if not raw:
         return None
-    if not raw.isascii() or not raw.isdigit() or len(raw) > 9:
+    if not is_number(raw, 9):
         raise InvalidSettings(_("%(found)s is not a number of checks") % {"found": repr(raw[:20])})
     return int(raw)
 

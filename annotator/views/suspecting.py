@@ -29,6 +29,7 @@ from annotator.errors import InvalidAnnotation, InvalidSettings, WinnowError
 from annotator.models import Annotation, Item, LabelClass, Membership, Project, Suspect
 from annotator.views import PageRequest, page
 from annotator.views.choices import is_tiny
+from annotator.views.reading import is_number, read_uuid
 from annotator.wording import percent, within, written
 
 TEMPLATE = "suspecting.html"
@@ -177,7 +178,7 @@ def _decide(request: PageRequest, membership: Membership) -> str:
         project=membership.project,
         item_id=_number(request.POST["item"], _("%(found)s is not an image; reload the page")),
         actor=request.user,
-        uuid=_uuid(request.POST.get("uuid", "")),
+        uuid=read_uuid(request.POST.get("uuid", "")),
         raw_value=None if named == NONE else named,
         again=_place(request)["state"] == DECIDED,
     )
@@ -200,17 +201,9 @@ def download(request: PageRequest, project_id: int) -> HttpResponse:
 
 
 def _number(raw: str, refusal: str) -> int:
-    if not raw.isascii() or not raw.isdigit() or len(raw) > 18:
+    if not is_number(raw):
         raise InvalidSettings(refusal % {"found": repr(raw[:20])})
     return int(raw)
-
-
-def _uuid(raw: str) -> uuids.UUID:
-    try:
-        return uuids.UUID(raw)
-    except ValueError:
-        why = _("uuid %(found)s is not a UUID; reload the page")
-        raise InvalidAnnotation(why % {"found": repr(raw[:40])}) from None
 
 
 def _place(request: HttpRequest) -> dict[str, str]:
