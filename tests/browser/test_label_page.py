@@ -54,7 +54,13 @@ def desk(visit: Visit, project: Project, items: list[Item], bob: User) -> Page:
     page = visit(bob, f"/projects/{project.pk}/label/")
     page.get_by_role("button", name="Start").click()
     expect(page.locator("[data-front]")).to_have_count(1)
+    expect_scripts(page)
     return page
+
+
+def expect_scripts(page: Page) -> None:
+    """Keys are heard from here on."""
+    expect(page.locator("#help-button")).not_to_have_attribute("hidden", "")
 
 
 def shown(page: Page) -> int:
@@ -482,6 +488,7 @@ def test_many_classes_are_found_by_typing(
     queueing.reserve_items(project=project, annotator=bob)
     page = visit(bob, f"/projects/{project.pk}/label/")
     expect_shown(page, items[0])
+    expect_scripts(page)
     page.keyboard.press("/")
     page.keyboard.type("breed 27")
     page.keyboard.press("Enter")
