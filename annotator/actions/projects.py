@@ -17,7 +17,6 @@ from django.utils.translation import gettext as _
 
 from annotator import queries
 from annotator.actions import certifying
-from annotator.actions.classes import PAGE_KEYS as PAGE_KEYS
 from annotator.actions.classes import add_classes, lock_project
 from annotator.actions.training import refresh_preview, request_embedding
 from annotator.errors import Conflict, InvalidSettings, NotFound

@@ -284,9 +284,7 @@ def _in_full(project: Project, chosen: LabelClass, examples: list[Picture], is_o
     context: dict[str, Any] = {"examples": examples, "others": others, "room": 0, "pictures": []}
     if is_owner and not chosen.is_archived:
         labelled = queries.groupable_items(project, f"class:{chosen.pk}")
-        labelled = labelled.exclude(pk__in=chosen.examples.values("item")).exclude(
-            queue_entry__reason_code__in=queries.BLIND
-        )
+        labelled = labelled.exclude(pk__in=chosen.examples.values("item"))
         context["pictures"] = [Picture(item) for item in labelled.order_by("-pk")[:TO_CHOOSE_FROM]]
         context["room"] = max(0, classes.EXAMPLES_AT_MOST - chosen.examples.count())
     return context

@@ -17,7 +17,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from annotator import queries
 from annotator.access import LABEL, OWN, REVIEW, allows, get_membership
 from annotator.actions import labeling, needs, queueing, shares
-from annotator.actions.projects import PAGE_KEYS
+from annotator.actions.classes import PAGE_KEYS
 from annotator.errors import InvalidAnnotation, WinnowError
 from annotator.formats.images import NEEDS_RENDITION
 from annotator.models import Annotation, Item, Membership, Project, QueueEntry, Split

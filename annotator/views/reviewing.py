@@ -14,8 +14,8 @@ from django.views.decorators.http import require_http_methods, require_POST
 from annotator import queries
 from annotator.access import REVIEW, get_membership
 from annotator.actions import certifying, checking, reviewing
+from annotator.actions.classes import PAGE_KEYS
 from annotator.actions.gate import given_back
-from annotator.actions.projects import PAGE_KEYS
 from annotator.errors import InvalidAnnotation, InvalidFilter, WinnowError
 from annotator.models import AuditEvent, Item, LabelClass, Membership, Project, Proposal
 from annotator.queries.selecting import (
